@@ -1,0 +1,36 @@
+"""Writing files so that a crash or a full disk never leaves a damaged one in place of a good one."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from SparseUNet3DLib.errors import OutputError
+
+
+@contextmanager
+def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside ``target``; rename it to ``target`` when the block ends well.
+
+    The temporary name ends in the target's full suffix, because writers choose the format by it.
+
+    Raises:
+        OutputError: the folder does not exist, may not be written, or the disk is full.
+    """
+    target = Path(target)
+    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.partial.{target.name}")
+    try:
+        if not target.parent.is_dir():
+            raise OutputError(f"Cannot write '{target}': the folder '{target.parent}' does not exist; create it first.")
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except OSError as error:
+            raise OutputError(f"Cannot write '{target}': {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
