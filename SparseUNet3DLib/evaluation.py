@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from SparseUNet3DLib.errors import InputError
-from SparseUNet3DLib.segments import Segment
+from SparseUNet3DLib.segments import Segment, Segmentation
 
 #: The regions in which a segmentation is judged; the first is the honest one after sparse annotation.
 NEVER_ANNOTATED = "voxels never annotated"
@@ -130,6 +130,40 @@ def score(
         for n, segment in enumerate(segments, start=1)
     )
     return Scores(region, int(true.sum()), classes)
+
+
+def match_segments(found: Segmentation, truth: Segmentation) -> tuple[np.ndarray, np.ndarray, tuple[Segment, ...]]:
+    """Labels of both segmentations with one numbering: segments of the same name are the same.
+
+    Returns:
+        Found labels, true labels (z, y, x), and all segments: those found, then those only in the truth.
+
+    Raises:
+        InputError: the two have no segment name in common, so nothing could agree.
+    """
+    found_names = [s.name for s in found.segments]
+    only_true = [s for s in truth.segments if s.name not in found_names]
+    if found.segments and truth.segments and len(only_true) == len(truth.segments):
+        raise InputError(
+            f"The segmentation has the segments {', '.join(found_names)} and the truth "
+            f"{', '.join(s.name for s in truth.segments)}: no name is the same, so they cannot be compared; rename them."
+        )
+    segments = (*found.segments, *only_true)
+    values = {s.name: n for n, s in reversed(list(enumerate(segments, start=1)))}
+    table = np.array([0, *(values[s.name] for s in truth.segments)], np.uint16)
+    return found.labels, table[truth.labels], segments
+
+
+def score_segmentation(
+    found: Segmentation, truth: Segmentation, where: np.ndarray | None = None, region: str = WHOLE_VOLUME
+) -> Scores:
+    """As ``score``, for two segmentations on the same grid whose segments are matched by name.
+
+    Raises:
+        InputError: the grids differ or no segment name is common to both.
+    """
+    found_labels, true_labels, segments = match_segments(found, truth)
+    return score(found_labels, true_labels, segments, where, region)
 
 
 def confusion(prediction: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:

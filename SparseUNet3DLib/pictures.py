@@ -17,13 +17,16 @@ from scipy import ndimage
 
 from SparseUNet3DLib.atomic import atomic_path
 from SparseUNet3DLib.errors import InputError, MissingDependencyError
-from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS, confusion
+from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS, confusion, match_segments
 from SparseUNet3DLib.geometry import AXIS_NAMES, Geometry
 from SparseUNet3DLib.picture_page import CELL, compose
-from SparseUNet3DLib.segments import Segment
+from SparseUNet3DLib.segments import Segment, Segmentation
+from SparseUNet3DLib.volumes import Volume
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from SparseUNet3DLib.annotation import SparseAnnotation
 
 _FILL = 0.4  # opacity of a segment over the image; its outline is opaque
 _DIM = 0.35  # brightness of voxels that were not annotated
@@ -126,6 +129,39 @@ def write_panels(
     picture = compose([column.title for column in columns], rows, legends)
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG")
+
+
+def write_summary(
+    path: str | os.PathLike,
+    volume: Volume,
+    found: Segmentation,
+    annotation: SparseAnnotation | None = None,
+    truth: Segmentation | None = None,
+    extra: Sequence[Column] = (),
+) -> None:
+    """Write the panels of one result: image, annotation, segmentation and, where it is known, the truth's verdict.
+
+    Args:
+        extra: further columns, put before the verdict.
+
+    Raises:
+        InputError: the grids differ.
+        MissingDependencyError: pillow is not installed.
+        OutputError: the file cannot be written.
+    """
+    columns, annotated = [Column("image")], None
+    if annotation is not None:
+        annotated = annotation.annotated
+        columns.append(Column("annotation", annotation.labels, annotation.segments, annotated))
+    columns.append(Column("segmentation", found.labels, found.segments))
+    columns += extra
+    shown = found
+    if truth is not None:
+        found_labels, true_labels, segments = match_segments(found, truth)
+        columns.append(confusion_column(found_labels, true_labels))
+        shown = Segmentation(true_labels, segments, truth.geometry)
+    planes = default_planes(shown.labels, annotated)
+    write_panels(path, volume.array, volume.geometry, columns, planes)
 
 
 def _import_pillow() -> None:

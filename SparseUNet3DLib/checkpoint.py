@@ -1,0 +1,101 @@
+"""Checkpoints: a run killed at any moment goes on from its last one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.tensor_file import read_tensor_file, write_tensor_file
+from SparseUNet3DLib.trainer import Counters, Trainer
+
+KIND = "checkpoint"
+FILE_NAME = "checkpoint.safetensors"
+
+
+def write_checkpoint(path: str | os.PathLike, trainer: Trainer, task: str) -> None:
+    """Write the run's state atomically; ``task`` is what ``fingerprint`` returned.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    header = {
+        "task": task,
+        "plan": trainer.plan.to_dict(),
+        "recipe": trainer.recipe.to_dict(),
+        "precision": str(trainer.precision).removeprefix("torch."),
+        "counters": asdict(trainer.counters),
+    }
+    write_tensor_file(path, KIND, header, trainer.state())
+
+
+class Checkpoint:
+    """A checkpoint that was read: the plan and precision to go on with, and the state."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        """Read the checkpoint at ``path``.
+
+        Raises:
+            InputError: it is missing, damaged or foreign.
+        """
+        self._path = Path(path)
+        header, self._state = read_tensor_file(path, KIND)
+        try:
+            self.task: str = header["task"]
+            self.plan = Plan.from_dict(header["plan"])
+            self.recipe = Recipe.from_dict(header["recipe"])
+            self.precision: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[header["precision"]]
+            self._counters = Counters(**header["counters"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._damaged() from error
+
+    def require_task(self, task: str, recipe: Recipe) -> None:
+        """Refuse to go on with other volumes, annotations or settings than the run began with.
+
+        Raises:
+            InputError: the checkpoint belongs to another task.
+        """
+        # A longer budget is no other task: a run may be prolonged.
+        same_recipe = replace(self.recipe, seconds=None, iterations=1) == replace(recipe, seconds=None, iterations=1)
+        if self.task != task or not same_recipe:
+            raise InputError(
+                f"The checkpoint in '{self._path.parent}' belongs to another volume, annotation or recipe; "
+                "give the ones it was begun with, or --restart to begin anew."
+            )
+
+    def restore(self, trainer: Trainer) -> None:
+        """Put the state into ``trainer``, which was made with this checkpoint's plan and precision.
+
+        Raises:
+            InputError: the tensors do not fit the plan.
+        """
+        try:
+            trainer.restore(self._state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise self._damaged() from error
+        trainer.counters = self._counters
+
+    def _damaged(self) -> InputError:
+        return InputError(f"The checkpoint '{self._path}' is damaged; give --restart to begin anew.")
+
+
+def fingerprint(cases: Sequence[Case]) -> str:
+    """A short text that differs for other volumes or annotations."""
+    digest = hashlib.sha256()
+    for case in cases:
+        image, annotation = case.volume.array, case.annotation
+        digest.update(json.dumps([image.shape, str(image.dtype), case.volume.geometry.array_spacing]).encode())
+        digest.update(image[..., ::7, ::7, ::7].tobytes())
+        digest.update(annotation.annotated.tobytes())
+        digest.update(annotation.labels[annotation.annotated].tobytes())
+        digest.update(json.dumps([s.id for s in annotation.segments]).encode())
+    return digest.hexdigest()[:16]

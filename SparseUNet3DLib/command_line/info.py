@@ -1,0 +1,18 @@
+"""``sparse-unet3d info``: a model's card."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from SparseUNet3DLib.dependencies import require_torch
+from SparseUNet3DLib.events import Reporter
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> None:
+    """Run the command."""
+    require_torch()
+    from SparseUNet3DLib.model_file import load_model
+
+    model = load_model(args.model)
+    print(json.dumps(model.header(), indent=2) if args.json else model.card())

@@ -1,0 +1,83 @@
+"""``sparse-unet3d segment``: a trained model on one or many volumes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from SparseUNet3DLib.command_line.options import read_image, require_free
+from SparseUNet3DLib.dependencies import require_torch
+from SparseUNet3DLib.errors import InputError, OutputError, UsageError
+from SparseUNet3DLib.events import Reporter
+from SparseUNet3DLib.image_files import volume_stem
+from SparseUNet3DLib.segmentation_files import write_segmentation
+from SparseUNet3DLib.volumes import write_scalar_volume
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> None:
+    """Run the command.
+
+    One volume that cannot be used does not keep the others from being segmented.
+
+    Raises:
+        InputError: at the end, naming the volumes that failed.
+    """
+    require_torch()
+    from SparseUNet3DLib.command_line.training_options import inference_settings, tune_allocator
+    from SparseUNet3DLib.model_file import load_model
+    from SparseUNet3DLib.workflow import segment
+
+    volumes = [[image] for image in args.image] + args.cases
+    targets = _targets(volumes, args)
+    tune_allocator()
+    model, settings = load_model(args.model), inference_settings(args)
+    outputs, failed = {}, []
+    for files, target in zip(volumes, targets, strict=True):
+        try:
+            volume = read_image(files, reporter)
+            prediction = segment(model, volume, args.device, settings, reporter=reporter)
+        except InputError as error:
+            if len(volumes) == 1:
+                raise
+            failed.append(str(files[0]))
+            reporter.emit("warning", message=f"'{files[0]}' was left out: {error}")
+            continue
+        write_segmentation(prediction.segmentation, target)
+        outputs[volume.name] = str(target)
+        if args.confidence:
+            write_scalar_volume(prediction.confidence, volume.geometry, _confidence_path(target))
+    if failed:
+        raise InputError(f"{len(failed)} of {len(volumes)} volumes could not be segmented: {', '.join(failed)}.")
+    reporter.emit("done", outputs=outputs, scores=None)
+
+
+def _targets(volumes: list[list[Path]], args: argparse.Namespace) -> list[Path]:
+    """Where each result goes.
+
+    Raises:
+        UsageError: nothing to do, or one name for many results.
+        OutputError: a file exists, or the folder cannot be made.
+    """
+    if not volumes:
+        raise UsageError("Name at least one volume to segment.")
+    if args.output:
+        if len(volumes) > 1:
+            raise UsageError(f"{len(volumes)} volumes cannot all be written to '{args.output}'; use --output-folder.")
+        targets = [args.output]
+    else:
+        try:
+            args.output_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"Cannot make the folder '{args.output_folder}': {error.strerror}.") from None
+        targets = [args.output_folder / f"{volume_stem(files[0])}.seg.nrrd" for files in volumes]
+        for target in targets:
+            if targets.count(target) > 1:
+                raise UsageError(f"Several volumes are named '{volume_stem(target)}'; rename them or segment them apart.")
+    require_free(targets, args.overwrite)
+    if args.confidence:
+        require_free([_confidence_path(t) for t in targets], args.overwrite)
+    return targets
+
+
+def _confidence_path(target: Path) -> Path:
+    return target.with_name(f"{volume_stem(target)}.confidence.nrrd")

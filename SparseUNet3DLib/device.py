@@ -1,0 +1,136 @@
+"""The computing device: which one, how much memory it has, and the settings that make it fast."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from SparseUNet3DLib.errors import UsageError
+
+_MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_MAX = -1, -4  # numbers of glibc's malloc.h
+#: How much faster bfloat16 must be in the self-test to be preferred to float32.
+_WORTHWHILE = 1.1
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called ``name``; "auto" takes a CUDA GPU, else Apple's GPU, else the CPU.
+
+    Raises:
+        UsageError: the device does not exist here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if _mps_works() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"Device '{name}' is not available here; use auto, cpu, cuda or mps ({str(error).splitlines()[0]})."
+        ) from None
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The device as a user would name it, with its memory or cores."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"GPU: {properties.name}, {properties.total_memory / 2**30:.0f} GB"
+    if device.type == "mps":
+        return "GPU: Apple (Metal)"
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that a task may use on ``device``: four fifths of what is free."""
+    if device.type == "cuda":
+        return int(0.8 * torch.cuda.mem_get_info(device)[0])
+    return int(0.8 * _free_main_memory())
+
+
+def tune_allocator() -> bool:
+    """Make glibc keep freed memory instead of returning it to the system; True where that worked.
+
+    A training step allocates and frees the same hundreds of megabytes again and again; having the
+    kernel map and zero them anew each time costs more than the convolutions (measured: a float32
+    convolution runs 2.5 times faster). Called once by programs that do nothing else; a library
+    function must not change its host's allocator.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(_MALLOPT_MMAP_MAX, 0) and libc.mallopt(_MALLOPT_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Layout in which the device's 3D convolutions are fastest."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last_3d
+
+
+def choose_precision(device: torch.device, wanted: str = "auto") -> torch.dtype:
+    """bfloat16 where the device computes a small training step faster with it, else float32."""
+    if wanted == "float32" or device.type == "mps":
+        return torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    seconds = {dtype: _time_convolution(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    return torch.bfloat16 if seconds[torch.float32] > _WORTHWHILE * seconds[torch.bfloat16] else torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
+    """Context in which the network runs in ``precision``."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+def _time_convolution(device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds of the fastest of four small convolutions with their gradients (about 0.1 s in all)."""
+    layer = nn.Conv3d(16, 16, 3, padding=1).to(device, memory_format=memory_format(device))
+    image = torch.zeros(1, 16, 32, 32, 32, device=device).to(memory_format=memory_format(device))
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        with autocast(device, dtype):
+            out = layer(image)
+        out.sum().backward()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _mps_works() -> bool:
+    """Whether Apple's GPU computes 3D convolutions; some releases of macOS and torch do not."""
+    if not torch.backends.mps.is_available():
+        return False
+    try:
+        layer = nn.Conv3d(2, 2, 3, padding=1)
+        image = torch.linspace(-1, 1, 2 * 8**3).reshape(1, 2, 8, 8, 8)
+        expected = layer(image)
+        return bool(torch.allclose(layer.to("mps")(image.to("mps")).cpu(), expected, atol=1e-4))
+    except (RuntimeError, NotImplementedError):
+        return False
+
+
+def _free_main_memory() -> int:
+    """Free main memory in bytes, as far as the system tells, within a container's limit."""
+    if platform.system() == "Windows":
+        status = (ctypes.c_ulonglong * 8)()
+        ctypes.cast(status, ctypes.POINTER(ctypes.c_ulong))[0] = ctypes.sizeof(status)
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(status)
+        return int(status[2])
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit = Path("/sys/fs/cgroup/memory.max")
+    used = Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free

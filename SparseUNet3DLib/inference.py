@@ -1,0 +1,284 @@
+"""Whole-volume segmentation by overlapping tiles, in bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from SparseUNet3DLib.device import autocast, memory_format
+from SparseUNet3DLib.errors import MemoryLimitError
+from SparseUNet3DLib.networks.batch_norm import recompute_statistics
+from SparseUNet3DLib.normalisation import ChannelNormalisation
+from SparseUNet3DLib.out_of_memory import is_out_of_memory
+from SparseUNet3DLib.plan import PAPER_SMALLEST, Plan, Triple
+from SparseUNet3DLib.resampling import interpolate_back, resample_to
+from SparseUNet3DLib.sampling import normalise, read_box
+
+#: Tiles from which statistics are recomputed for frozen batch normalisation.
+_STATISTICS_TILES = 32
+_AXES = ("z", "y", "x")
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """How tiles are laid and combined.
+
+    Attributes:
+        overlap: share of a tile that it shares with its neighbour along each axis, 0..0.9.
+        mirror: axes ("x", "y", "z") over whose mirrorings the logits are averaged.
+        memory: bytes that the accumulated logits may take at one time.
+    """
+
+    overlap: float = 0.5
+    mirror: tuple[str, ...] = ()
+    memory: int = 2**30
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of voxels: start and size along (z, y, x)."""
+
+    start: Triple
+    size: Triple
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """The box as an index into the last three axes of an array."""
+        return tuple(slice(s, s + n) for s, n in zip(self.start, self.size, strict=True))
+
+
+class Predictor:
+    """Applies a network to one volume.
+
+    Tiles lie on one fixed grid whose positions are multiples of the network's total stride, so that
+    every tile pools the same voxels together. A voxel's logits are the average over the tiles that
+    show it, weighted by a Gaussian around each tile's centre; with the paper's valid convolutions
+    all tiles agree, and the average is exact.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        plan: Plan,
+        channels: Sequence[ChannelNormalisation],
+        image: np.ndarray,
+        spacing: tuple[float, float, float],
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+        settings: InferenceSettings = InferenceSettings(),
+        warn: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        """``image`` is (c, z, y, x) of any number type, ``spacing`` (z, y, x) in mm."""
+        self.network, self.plan, self.device, self.precision = network, plan, device, precision
+        self.settings, self._warn = settings, warn
+        self.shape: Triple = image.shape[1:]
+        self._statistics = [n.statistics(c) for n, c in zip(channels, image, strict=True)]
+        self._image, self._scale = resample_to(image, spacing, plan.spacing)
+        self._frame = Box((0, 0, 0), self._image.shape[1:])
+        network.eval()
+        if plan.batch_norm == "frozen":
+            tiles = list(self._tiles(self._frame))
+            chosen = tiles[:: max(1, len(tiles) // _STATISTICS_TILES)]
+            recompute_statistics(network, (self._read(tile) for tile in chosen))
+
+    def segment(self, progress: Callable[[float], None] = lambda fraction: None) -> tuple[np.ndarray, np.ndarray]:
+        """Labels (z, y, x) uint16 and confidence (z, y, x) uint8 in percent.
+
+        The confidence is 100 (1 - entropy / log(classes)) of a voxel's class probabilities.
+
+        Raises:
+            MemoryLimitError: not even the smallest tile fits.
+        """
+        labels = np.empty(self.shape, np.uint16)
+        confidence = np.empty(self.shape, np.uint8)
+        done = 0
+        for block in self._blocks():
+            logits = self.logits(block)
+            labels[block.slices] = logits.argmax(0).numpy().astype(np.uint16)
+            confidence[block.slices] = _confidence(logits).numpy()
+            done += int(np.prod(block.size))
+            progress(done / labels.size)
+        return labels, confidence
+
+    def logits(self, block: Box, frame: Box | None = None) -> torch.Tensor:
+        """Logits (classes, *block.size) float32 in main memory for a ``block`` of the volume's own grid.
+
+        ``frame`` is what the tile grid is laid over, by default the whole volume; a frame of one plane
+        needs fewer tiles.
+        """
+        inner = self._to_network_grid(block)
+        outer = self._frame if frame is None else self._to_network_grid(frame)
+        while True:
+            try:
+                return interpolate_back(self._accumulate(inner, outer), inner.start, block.start, block.size, self._scale)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._use_smaller_tiles()
+
+    def count_tiles(self) -> int:
+        """Tiles that segmenting the whole volume takes, mirrored ones included."""
+        return len(list(self._tiles(self._frame))) * 2 ** len(self.settings.mirror)
+
+    def seconds_per_tile(self) -> float:
+        """Measured time of one tile, unmirrored; the first one, which also warms up, does not count."""
+        tile = next(self._tiles(self._frame))
+        with torch.inference_mode():
+            for _ in range(2):
+                start = time.perf_counter()
+                self._run(self._read(tile)).cpu()
+        return (time.perf_counter() - start) / 2 ** len(self.settings.mirror)
+
+    @torch.inference_mode()
+    def _accumulate(self, inner: Box, outer: Box) -> torch.Tensor:
+        total = torch.zeros(self.plan.classes, *inner.size)
+        weight = torch.zeros(inner.size)
+        importance = _importance(self.plan).to(self.device)
+        for tile in self._tiles(outer):
+            low = [max(a, b) for a, b in zip(tile.start, inner.start, strict=True)]
+            high = [
+                min(a + n, b + m)
+                for a, n, b, m in zip(tile.start, tile.size, inner.start, inner.size, strict=True)
+            ]
+            if any(a >= b for a, b in zip(low, high, strict=True)):
+                continue
+            here = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, inner.start, strict=True))
+            there = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, tile.start, strict=True))
+            share = importance[there]
+            total[(slice(None), *here)] += (self._run(self._read(tile))[(0, slice(None), *there)] * share).cpu()
+            weight[here] += share.cpu()
+        return total.div_(weight)
+
+    def _run(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits of one tile, averaged over its mirrorings."""
+        axes = [_AXES.index(a) + 2 for a in self.settings.mirror]
+        subsets = [s for n in range(len(axes) + 1) for s in itertools.combinations(axes, n)]
+        logits: torch.Tensor | None = None
+        for flipped in subsets:
+            with autocast(self.device, self.precision):
+                out = self.network(batch.flip(flipped) if flipped else batch)
+            out = out.float().flip(flipped) if flipped else out.float()
+            logits = out if logits is None else logits.add_(out)
+        return logits / len(subsets)
+
+    def _read(self, tile: Box) -> torch.Tensor:
+        """The image (1, c, z, y, x) that the network needs to see for the output ``tile``."""
+        start = [s - m for s, m in zip(tile.start, self.plan.margin, strict=True)]
+        box = torch.from_numpy(np.ascontiguousarray(read_box(self._image, start, self.plan.patch_size)))
+        batch = normalise(box.to(self.device), self._statistics)[None]
+        return batch.to(memory_format=memory_format(self.device))
+
+    def _tiles(self, frame: Box) -> Iterator[Box]:
+        """Output tiles that cover ``frame``."""
+        starts = [
+            _tile_starts(frame.start[a], frame.size[a], self._image.shape[1 + a], self.plan, a, self.settings.overlap)
+            for a in range(3)
+        ]
+        for start in itertools.product(*starts):
+            yield Box(start, self.plan.output_size)
+
+    def _blocks(self) -> Iterator[Box]:
+        """Boxes that make up the volume, each small enough for the logits' share of the memory."""
+        # Logits, their interpolation, and the temporaries of softmax and entropy, in float32.
+        bytes_per_voxel = 4 * (4 * self.plan.classes + 4)
+        size = list(self.shape)
+        while np.prod(size, dtype=float) * bytes_per_voxel > self.settings.memory and max(size) > 1:
+            # Thin slabs along z waste the least: whole tiles cross few borders.
+            axis = 0 if size[0] > self.plan.output_size[0] else int(np.argmax(size))
+            size[axis] = (size[axis] + 1) // 2
+        for start in itertools.product(*(range(0, n, s) for n, s in zip(self.shape, size, strict=True))):
+            yield Box(start, tuple(min(s, n - a) for a, s, n in zip(start, size, self.shape, strict=True)))
+
+    def _to_network_grid(self, block: Box) -> Box:
+        """The voxels of the network's grid that surround ``block``."""
+        start = [math.floor(s * f) for s, f in zip(block.start, self._scale, strict=True)]
+        end = [
+            min(math.ceil((s + n - 1) * f) + 1, m)
+            for s, n, f, m in zip(block.start, block.size, self._scale, self._image.shape[1:], strict=True)
+        ]
+        return Box(tuple(start), tuple(e - s for s, e in zip(start, end, strict=True)))
+
+    def _use_smaller_tiles(self) -> None:
+        try:
+            self.plan = replace(self.plan, batch_size=1).smaller()
+        except MemoryLimitError:
+            raise MemoryLimitError(
+                "Segmenting does not fit into memory even with the smallest tile; close other programs or use "
+                "a machine with more memory."
+            ) from None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._warn(f"Out of memory while segmenting; going on with tiles of {self.plan.patch_size} voxels.")
+
+
+def larger_tiles(plan: Plan, shape: Triple, memory: int) -> Plan:
+    """A plan with tiles for inference: the paper's valid convolutions waste less in larger ones.
+
+    Only where a tile's content does not change the normalisation, and only as far as ``memory`` allows.
+    A plan for "auto" keeps its patch: instance normalisation wants tiles like those trained on.
+    """
+    if plan.network == "auto" or plan.batch_norm == "batch":
+        return plan
+    best = plan
+    for extra in range(0, 160, 8):
+        patch = tuple(
+            min(p + extra, PAPER_SMALLEST + 8 * math.ceil(max(0, n - 4) / 8)) if m else p
+            for p, n, m in zip(plan.patch_size, shape, plan.margin, strict=True)
+        )
+        larger = replace(plan, patch_size=patch, batch_size=1)
+        # Inference keeps a few layers at a time, about a third of what training keeps.
+        if larger.training_bytes() / 3 > memory:
+            break
+        best = larger
+    return best
+
+
+def _tile_starts(start: int, size: int, limit: int, plan: Plan, axis: int, overlap: float) -> list[int]:
+    """Positions of tiles along one axis that cover start..start+size-1 of an axis of ``limit`` voxels."""
+    tile = plan.output_size[axis]
+    # A tile narrower than the stride cannot stay in phase with its neighbours and still cover the axis.
+    stride = plan.total_stride[axis] if tile >= plan.total_stride[axis] else 1
+    if size <= tile:
+        # One tile about the middle, inside the volume where it fits.
+        first = start + (size - tile) // 2
+        if tile <= limit:
+            first = min(max(first, 0), limit - tile)
+        else:
+            first = (limit - tile) // 2
+        aligned = first // stride * stride
+        starts = [aligned]
+        while starts[-1] + tile < start + size:
+            starts.append(starts[-1] + stride)
+        return starts
+    step = tile if plan.network != "auto" else max(1, int(tile * (1 - overlap)))
+    step = max(stride, step // stride * stride)
+    first = start // stride * stride
+    count = math.ceil((start + size - first - tile) / step) + 1
+    # Evenly spread, so that the last tile does not overlap its neighbour almost wholly.
+    last = math.ceil((start + size - tile - first) / stride) * stride
+    positions = [first + round(i * last / max(1, count - 1) / stride) * stride for i in range(count)]
+    return sorted(set(positions))
+
+
+def _importance(plan: Plan) -> torch.Tensor:
+    """Weight of each voxel of a tile: a Gaussian for "auto", all the same for valid convolutions."""
+    if plan.network != "auto":
+        return torch.ones(plan.output_size)
+    axes = [torch.linspace(-1, 1, n + 2)[1:-1] for n in plan.output_size]
+    profiles = [torch.exp(-0.5 * (a / 0.4) ** 2) for a in axes]
+    return profiles[0][:, None, None] * profiles[1][None, :, None] * profiles[2][None, None, :]
+
+
+def _confidence(logits: torch.Tensor) -> torch.Tensor:
+    """Percent (z, y, x) uint8: 100 where one class is certain, 0 where all are equally likely."""
+    log_probability = F.log_softmax(logits, dim=0)
+    entropy = -(log_probability.exp() * log_probability).sum(0)
+    return (100 * (1 - entropy / math.log(logits.shape[0]))).clamp(0, 100).round().to(torch.uint8)

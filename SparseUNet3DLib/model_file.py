@@ -1,0 +1,175 @@
+"""The trained model: weights with everything needed to use them and to know where they come from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.normalisation import ChannelNormalisation
+from SparseUNet3DLib.plan import Plan, format_triple
+from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.segments import Segment
+from SparseUNet3DLib.tensor_file import read_tensor_file, write_tensor_file
+
+KIND = "model"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network.
+
+    Attributes:
+        plan: the network's shape.
+        recipe: how it was trained.
+        channels: names and normalisation of the image channels it expects, in order.
+        segments: what it segments; class n is ``segments[n - 1]``, class 0 background.
+        weights: the network's parameters and buffers by name.
+        record: the training record: volumes by name, share annotated, iterations, scores, versions, date.
+    """
+
+    plan: Plan
+    recipe: Recipe
+    channels: tuple[ChannelNormalisation, ...]
+    segments: tuple[Segment, ...]
+    weights: dict[str, torch.Tensor]
+    record: dict = field(default_factory=dict)
+
+    def network(self, device: torch.device) -> nn.Module:
+        """The network with these weights on ``device``, ready for inference."""
+        network = build_network(self.plan)
+        network.load_state_dict(self.weights)
+        return network.to(device).eval()
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the model as one ``.safetensors`` file, atomically.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        write_tensor_file(path, KIND, self.header(), self.weights)
+
+    def header(self) -> dict:
+        """All but the weights, as plain values."""
+        return {
+            "format": FORMAT_VERSION,
+            "plan": self.plan.to_dict(),
+            "recipe": self.recipe.to_dict(),
+            "channels": [c.to_dict() for c in self.channels],
+            "segments": [asdict(s) for s in self.segments],
+            "record": self.record,
+        }
+
+    def card(self) -> str:
+        """The model as a card of a few lines: what it segments, what it expects, how it was trained."""
+        record = self.record
+        lines = [f"Segments ({len(self.segments)}):"]
+        lines += [f"  {i + 1}  {s.name}" for i, s in enumerate(self.segments)]
+        lines.append(f"Channels ({len(self.channels)}):")
+        for channel in self.channels:
+            how = "as in training" if channel.fixed else "by each volume's own gray values"
+            lines.append(f"  {channel.name}, normalised {how}")
+        lines.append("Plan:")
+        lines += [f"  {line}" for line in self.plan.describe()]
+        parameters = sum(w.numel() for w in self.weights.values())
+        lines.append(f"  {parameters:,} parameters")
+        lines.append("Training:")
+        lines.append(f"  recipe {self.recipe.name}, seed {self.recipe.seed}")
+        for volume in record.get("volumes", []):
+            lines.append(
+                f"  volume {volume['name']}: {volume['shape']} voxels, {100 * volume['annotated']:.1f} % annotated"
+            )
+        if "iterations" in record:
+            lines.append(f"  {record['iterations']} iterations in {record.get('seconds', 0):.0f} s on {record['device']}")
+        scores = record.get("held_out_iou")
+        if scores:
+            lines.append("  IoU on held-out planes: " + ", ".join(f"{n} {_three(v)}" for n, v in scores.items()))
+        if "date" in record:
+            versions = ", ".join(f"{n} {v}" for n, v in record.get("versions", {}).items())
+            lines.append(f"  {record['date']} ({versions})")
+        return "\n".join(lines)
+
+
+def load_model(path: str | os.PathLike) -> Model:
+    """Read a model that ``Model.save`` wrote. Executes nothing from the file.
+
+    Raises:
+        InputError: the file is missing, damaged, foreign, of a later version, or its parts do not fit together.
+    """
+    header, weights = read_tensor_file(path, KIND)
+    if header.get("format", 0) > FORMAT_VERSION:
+        raise InputError(f"'{path}' was written by a newer SparseUNet3D (format {header['format']}); update this one.")
+    try:
+        model = Model(
+            plan=Plan.from_dict(header["plan"]),
+            recipe=Recipe.from_dict(header["recipe"]),
+            channels=tuple(ChannelNormalisation.from_dict(c) for c in header["channels"]),
+            segments=tuple(_segment(s) for s in header["segments"]),
+            weights=weights,
+            record=header["record"],
+        )
+        _check(model)
+    except InputError as error:
+        raise InputError(f"'{path}' is no usable model: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"'{path}' is no usable model: its header and weights do not fit ({reason}).") from None
+    return model
+
+
+def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> dict[str, torch.Tensor]:
+    """Weights of ``model`` for a network with other segments: the head's rows follow the segment ids.
+
+    Rows of segments that ``model`` does not know are small random numbers, as in a new network.
+
+    Raises:
+        InputError: the networks differ in more than their segments.
+    """
+    if replace(model.plan, classes=plan.classes, batch_size=plan.batch_size) != plan:
+        raise InputError(
+            "The model to start from has another network "
+            f"(patch {format_triple(model.plan.patch_size)}, {model.plan.in_channels} channel(s)) "
+            f"than these volumes need (patch {format_triple(plan.patch_size)}, {plan.in_channels} channel(s)); "
+            "train anew instead."
+        )
+    known = {s.id: i + 1 for i, s in enumerate(model.segments)}
+    rows = [0, *(known.get(s.id) for s in segments)]
+    weights = dict(model.weights)
+    for name in ("head.weight", "head.bias"):
+        old = weights[name]
+        new = torch.zeros(plan.classes, *old.shape[1:])
+        for row, source in enumerate(rows):
+            new[row] = old[source] if source is not None else old.mean(0)
+        weights[name] = new
+    return weights
+
+
+def _segment(values: dict) -> Segment:
+    return Segment(str(values["id"]), str(values["name"]), tuple(float(c) for c in values["color"]), dict(values["tags"]))
+
+
+def _check(model: Model) -> None:
+    """Refuse a model whose parts contradict each other, before any of it is used."""
+    if len(model.segments) + 1 != model.plan.classes or len(model.channels) != model.plan.in_channels:
+        raise InputError("its segments or channels do not fit its plan.")
+    if max(model.plan.widths) > 4096 or np.prod(np.array(model.plan.patch_size, float)) > 2**31:
+        raise InputError("its plan asks for an absurdly large network.")
+    with torch.device("meta"):
+        expected = build_network(model.plan).state_dict()
+    if expected.keys() != model.weights.keys():
+        raise InputError("its weights belong to another network than its plan describes.")
+    for name, tensor in model.weights.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(f"weight '{name}' has shape {tuple(tensor.shape)}, not {tuple(expected[name].shape)}.")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(f"weight '{name}' holds NaN or infinite values.")
+
+
+def _three(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,18 @@
+"""The networks; ``build_network`` makes the one that a plan describes."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from SparseUNet3DLib.networks.auto import AutoUNet
+from SparseUNet3DLib.networks.paper import PaperUNet
+from SparseUNet3DLib.plan import Plan
+
+
+def build_network(plan: Plan) -> nn.Module:
+    """Network of ``plan``: (b, c, z, y, x) float images to (b, classes, z', y', x') logits."""
+    if plan.network == "auto":
+        return AutoUNet(plan.in_channels, plan.classes, plan.strides, plan.kernels, plan.widths, plan.batch_norm)
+    return PaperUNet(
+        plan.in_channels, plan.classes, plan.widths, plan.batch_norm, slice_wise=plan.network == "2d"
+    )

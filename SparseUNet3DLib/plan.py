@@ -1,0 +1,292 @@
+"""The network's shape, chosen from the data: levels per axis, widths, patch and batch size.
+
+The rules follow nnU-Net's planner (Isensee et al. 2021) and the per-axis levels of the authors' own
+U-Net plugin (Falk et al. 2019): an axis is pooled, or convolved over, only once the other axes have
+come down to its resolution, so that 10 mm slices are not treated as if voxels were cubes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+
+from SparseUNet3DLib.errors import InputError, MemoryLimitError, UsageError
+from SparseUNet3DLib.recipe import Recipe
+
+#: A grid is treated as anisotropic where one axis' spacing exceeds the finest by this factor.
+ANISOTROPIC = 2.0
+#: Voxels that the paper's valid convolutions take off each side of an axis; legal inputs are 92 + 8k.
+PAPER_MARGIN = 44
+PAPER_SMALLEST = 92
+PAPER_PATCH = (116, 132, 132)
+PAPER_WIDTHS = (32, 64, 128, 256)
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Shape of a network and of what it is trained on. Triples are (z, y, x).
+
+    Attributes:
+        network: "auto", "paper" or "2d".
+        in_channels: channels of the image.
+        classes: classes including background.
+        spacing: voxel size in mm that the network works at.
+        strides: pooling factors between levels; there is one level more than strides.
+        kernels: convolution size at each level.
+        widths: channels at each level (for "paper" the first convolution of each level).
+        patch_size: voxels that the network sees in training, and in one tile.
+        batch_size: patches per step.
+        batch_norm: None, or where the statistics come from at test time: "batch", "running", "frozen".
+    """
+
+    network: str
+    in_channels: int
+    classes: int
+    spacing: tuple[float, float, float]
+    strides: tuple[Triple, ...]
+    kernels: tuple[Triple, ...]
+    widths: tuple[int, ...]
+    patch_size: Triple
+    batch_size: int
+    batch_norm: str | None = None
+
+    @property
+    def margin(self) -> Triple:
+        """Voxels that the output is smaller than the input, on each side."""
+        if self.network == "auto":
+            return (0, 0, 0)
+        return tuple(PAPER_MARGIN if k > 1 else 0 for k in self.kernels[-1])
+
+    @property
+    def output_size(self) -> Triple:
+        """Voxels of the output for one patch."""
+        return tuple(p - 2 * m for p, m in zip(self.patch_size, self.margin, strict=True))
+
+    @property
+    def total_stride(self) -> Triple:
+        """Product of the strides: tile positions are multiples of it, so that all tiles pool alike."""
+        return tuple(int(n) for n in np.prod(np.array(self.strides), axis=0))
+
+    def smaller(self) -> Plan:
+        """The next cheaper plan: half the batch, then a patch of about two thirds of the voxels.
+
+        Raises:
+            MemoryLimitError: the patch is as small as it can be.
+        """
+        if self.batch_size > 1:
+            return replace(self, batch_size=self.batch_size // 2)
+        floor = self._smallest_patch()
+        steps = (8, 8, 8) if self.network != "auto" else self.total_stride
+        patch = list(self.patch_size)
+        for axis in np.argsort([-p / f for p, f in zip(patch, floor, strict=True)], kind="stable"):
+            target = patch[axis] * 2 // 3
+            patch[axis] = max(floor[axis], floor[axis] + (target - floor[axis]) // steps[axis] * steps[axis])
+            if patch[axis] < self.patch_size[axis]:
+                return replace(self, patch_size=tuple(patch))
+        raise MemoryLimitError(
+            f"Training does not fit into memory even with one patch of {format_triple(self.patch_size)} voxels; "
+            "close other programs, use fewer channels, or train on a machine with more memory."
+        )
+
+    def _smallest_patch(self) -> Triple:
+        if self.network == "auto":
+            return tuple(min(p, 2 * s) for p, s in zip(self.patch_size, self.total_stride, strict=True))
+        return tuple(PAPER_SMALLEST if m else 1 for m in self.margin)
+
+    def training_bytes(self) -> int:
+        """Estimated memory of one training step, in bytes (an upper estimate, in float32).
+
+        Each convolution keeps its input and its normalised output for the backward pass and needs a
+        gradient for both; parameters come with their gradient, their average and two moments.
+        """
+        voxels = float(np.prod(self.patch_size)) * self.batch_size
+        activations, parameters, channels_below = 0.0, 0.0, self.in_channels
+        for level, width in enumerate(self.widths):
+            if level:
+                voxels /= float(np.prod(self.strides[level - 1]))
+            widest = width if self.network == "auto" else 2 * width
+            # Two convolutions going down, two going up with the concatenated input.
+            activations += voxels * widest * (4 * 3 + 2)
+            kernel = float(np.prod(self.kernels[level]))
+            parameters += kernel * (channels_below * width + width * widest + 3 * widest * widest + widest * widest)
+            channels_below = widest
+        return int(4 * activations + 4 * 5 * parameters)
+
+    def describe(self) -> list[str]:
+        """The plan in a few readable lines."""
+        levels = [f"{w} ({format_triple(k)})" for w, k in zip(self.widths, self.kernels, strict=True)]
+        normalisation = f"batch ({self.batch_norm} statistics)" if self.batch_norm else "instance"
+        if self.network != "auto" and not self.batch_norm:
+            normalisation = "none"
+        return [
+            f"network {self.network}: {self.in_channels} channel(s), {self.classes} classes, "
+            f"{normalisation} normalisation",
+            f"levels: {', '.join(levels)} channels (kernel)",
+            f"pooling: {', '.join(format_triple(s) for s in self.strides)}",
+            f"spacing {format_triple(tuple(f'{s:.3g}' for s in self.spacing))} mm, patch "
+            f"{format_triple(self.patch_size)} voxels (z x y x x), {self.batch_size} per step, "
+            f"about {self.training_bytes() / 2**30:.1f} GiB",
+        ]
+
+    def to_dict(self) -> dict:
+        """As plain values, for a model file's header."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Plan:
+        """The plan that ``to_dict`` described."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: _tupled(v) for k, v in values.items() if k in known})
+
+
+def make_plan(
+    recipe: Recipe,
+    shapes: Sequence[Triple],
+    spacings: Sequence[tuple[float, float, float]],
+    in_channels: int,
+    classes: int,
+    memory: int,
+    on_gpu: bool = False,
+) -> Plan:
+    """Choose the network's shape for volumes of the given (z, y, x) shapes and spacings.
+
+    ``memory`` (bytes) bounds the training step; ``on_gpu`` chooses a wider network and larger patches.
+
+    Raises:
+        MemoryLimitError: not even the smallest plan fits into ``memory``.
+    """
+    spacing = tuple(float(s) for s in np.median(np.asarray(spacings, float), axis=0))
+    if recipe.network == "auto":
+        shape = tuple(int(n) for n in np.median(np.asarray(shapes), axis=0))
+        plan = _auto_plan(recipe, shape, spacing, in_channels, classes, on_gpu)
+    else:
+        plan = _paper_plan(recipe, shapes, spacing, in_channels, classes)
+    while plan.training_bytes() > memory:
+        plan = plan.smaller()
+    return plan
+
+
+def override_plan(plan: Plan, values: dict[str, str]) -> Plan:
+    """Replace parts of a plan by what the user wants: ``patch_size``, ``batch_size``, ``widths`` or ``strides``.
+
+    ``patch_size`` is "48x64x64" (z x y x x), ``widths`` "16,32,64", ``strides`` "1x2x2,2x2x2".
+
+    Raises:
+        UsageError: an unknown name, an unreadable value, or values that do not fit together.
+    """
+    changes: dict = {}
+    for name, text in values.items():
+        try:
+            if name == "patch_size":
+                changes[name] = _parse_triple(text)
+            elif name == "batch_size":
+                changes[name] = int(text)
+            elif name == "widths":
+                changes[name] = tuple(int(w) for w in text.split(","))
+            elif name == "strides":
+                changes[name] = tuple(_parse_triple(t) for t in text.split(","))
+            else:
+                raise UsageError(f"A plan has no '{name}' to set; choose patch_size, batch_size, widths or strides.")
+        except ValueError:
+            raise UsageError(f"'{text}' is no value for {name}; write it like 48x64x64, 2, 16,32,64 or 1x2x2,2x2x2.") \
+                from None
+    if plan.network != "auto" and changes.keys() & {"widths", "strides"}:
+        raise UsageError(f"The widths and strides of the '{plan.network}' network are fixed; only 'auto' can be changed.")
+    if "strides" in changes:
+        changes["kernels"] = tuple((3, 3, 3) for _ in range(len(changes["strides"]) + 1))
+    result = replace(plan, **changes)
+    _check(result)
+    return result
+
+
+def _check(plan: Plan) -> None:
+    if plan.batch_size < 1 or min(plan.widths) < 1 or min(plan.patch_size) < 1:
+        raise UsageError("Batch size, widths and patch size must be at least 1.")
+    if not len(plan.widths) == len(plan.kernels) == len(plan.strides) + 1:
+        raise UsageError(f"{len(plan.strides)} strides need {len(plan.strides) + 1} widths, not {len(plan.widths)}.")
+    for size, stride, margin in zip(plan.patch_size, plan.total_stride, plan.margin, strict=True):
+        if plan.network == "auto" and size % stride:
+            raise UsageError(
+                f"Patch size {format_triple(plan.patch_size)} must be a multiple of {format_triple(plan.total_stride)}."
+            )
+        if margin and (size < PAPER_SMALLEST or (size - PAPER_SMALLEST) % 8):
+            raise UsageError(f"The paper's network needs patches of 92 + 8k voxels (92, 100, 108, ...), not {size}.")
+
+
+def _auto_plan(
+    recipe: Recipe, shape: Triple, spacing: tuple[float, float, float], in_channels: int, classes: int, on_gpu: bool
+) -> Plan:
+    if min(shape) < 1:
+        raise InputError(f"A volume of {format_triple(shape)} voxels is empty.")
+    voxels, base, widest = (128**3, 32, 320) if on_gpu else (56**3, 16, 128)
+    patch = _patch_shape(shape, spacing, voxels)
+    strides, kernels = _levels(patch, spacing)
+    widths = tuple(min(base * 2**level, widest) for level in range(len(kernels)))
+    total = np.prod(np.array(strides), axis=0) if strides else np.ones(3, int)
+    patch = tuple(int(math.ceil(p / t) * t) for p, t in zip(patch, total, strict=True))
+    return Plan(
+        "auto", in_channels, classes, spacing, strides, kernels, widths, patch, 2, batch_norm=recipe.batch_norm
+    )
+
+
+def _patch_shape(shape: Triple, spacing: tuple[float, float, float], voxels: int) -> Triple:
+    """A box of about ``voxels`` voxels inside ``shape``, as close to a cube in mm as the shape allows."""
+    patch = np.array(shape, float)
+    for _ in range(200):
+        if patch.prod() <= voxels:
+            break
+        extent = patch * spacing
+        patch[np.argmax(extent)] *= 0.95
+    return tuple(int(max(1, round(p))) for p in patch)
+
+
+def _levels(patch: Triple, spacing: tuple[float, float, float]) -> tuple[tuple[Triple, ...], tuple[Triple, ...]]:
+    """Strides and kernels: pool an axis while it is among the finest and at least 8 voxels remain."""
+    size, mm = np.array(patch, float), np.array(spacing, float)
+    strides: list[Triple] = []
+    kernels: list[Triple] = []
+    while True:
+        kernels.append(tuple(int(k) for k in np.where((mm <= ANISOTROPIC * mm.min()) & (size > 1), 3, 1)))
+        pooled = (mm < ANISOTROPIC * mm.min()) & (size >= 8)
+        if not pooled.any() or len(strides) == 5:
+            return tuple(strides), tuple(kernels)
+        stride = np.where(pooled, 2, 1)
+        strides.append(tuple(int(s) for s in stride))
+        size, mm = size / stride, mm * stride
+
+
+def _paper_plan(
+    recipe: Recipe, shapes: Sequence[Triple], spacing: tuple[float, float, float], in_channels: int, classes: int
+) -> Plan:
+    flat = recipe.network == "2d"
+    step = (1, 2, 2) if flat else (2, 2, 2)
+    kernel = (1, 3, 3) if flat else (3, 3, 3)
+    largest = np.max(np.asarray(shapes), axis=0)
+    # A slice-wise network is cheap: its tile covers the slice as far as 388 -> 300 voxels.
+    flat_patch = (1, *(min(388, PAPER_SMALLEST + 8 * math.ceil(max(0, n - 4) / 8)) for n in largest[1:]))
+    patch = tuple(int(n) for n in flat_patch) if flat else PAPER_PATCH
+    return Plan(
+        recipe.network, in_channels, classes, spacing, (step,) * 3, (kernel,) * 4, PAPER_WIDTHS, patch,
+        4 if flat else 1, batch_norm=recipe.batch_norm,
+    )
+
+
+def format_triple(values: Sequence) -> str:
+    """(16, 64, 64) as "16x64x64"."""
+    return "x".join(str(v) for v in values)
+
+
+def _parse_triple(text: str) -> Triple:
+    parts = tuple(int(p) for p in text.lower().split("x"))
+    if len(parts) != 3:
+        raise ValueError(text)
+    return parts
+
+
+def _tupled(value: object) -> object:
+    return tuple(_tupled(v) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,149 @@
+"""How training is done: one dataclass, and the named presets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+
+from SparseUNet3DLib.errors import UsageError
+
+NETWORKS = ("auto", "paper", "2d")
+
+
+@dataclass(frozen=True)
+class AugmentationRecipe:
+    """Ranges of the random changes made to each patch (Çiçek et al. 2016, section 3.3).
+
+    Attributes:
+        rotation: rotation about each axis is uniform in +-``rotation`` degrees. On grids whose voxels
+            are more than ``plan.ANISOTROPIC`` times longer along one axis, only in-plane.
+        scaling: the size changes by a factor that is log-uniform in 1/(1+scaling)..1+scaling.
+        elastic_sd: standard deviation of the B-spline coefficients, in voxels of the finest spacing.
+        elastic_spacing: distance of the B-spline's control points, in the same voxels.
+        gray_slope: each channel's gray values pass through a random monotone curve whose slopes are
+            log-uniform in 1/gray_slope..gray_slope.
+        mirror: axes ("x", "y", "z") along which patches may be mirrored. Empty by default, because a
+            mirrored left lung is a right lung.
+    """
+
+    rotation: float = 15.0
+    scaling: float = 0.2
+    elastic_sd: float = 4.0
+    elastic_spacing: float = 32.0
+    gray_slope: float = 1.25
+    mirror: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how a network is trained on given cases.
+
+    Attributes:
+        name: preset that this recipe came from.
+        network: "auto" (planned from the data), "paper" (Çiçek et al. 2016) or "2d" (its slice-wise peer).
+        seconds: wall-clock budget; the learning-rate schedule follows it. None: no time limit.
+        iterations: number of optimiser steps. None: no limit. One of the two limits must be given.
+        patience: stop when the held-out IoU has not improved for this fraction of the run. None: never.
+        optimizer: "adamw" or "sgd" (Nesterov momentum).
+        learning_rate: highest learning rate of the schedule.
+        schedule: "one-cycle" (warm-up over a tenth, then cosine to 0) or "steps" (divided by 10 after
+            each 20,000 iterations, as in the Caffe networks derived from the paper's).
+        momentum: of SGD; for AdamW the first beta.
+        weight_decay: decoupled for AdamW, L2 for SGD.
+        dice: add the soft Dice of the annotated voxels to the cross-entropy.
+        class_balance: exponent b of the cross-entropy's class weights, (1 / frequency)**b; 0 is
+            unweighted, 1 gives every class the same influence (the paper).
+        foreground_share: share of the patches centred on a class drawn uniformly; the others are centred
+            on any annotated voxel.
+        ema_decay: decay of the moving average of the weights that is used for the result; 0: none.
+        batch_norm: None (no batch normalisation; `auto` has instance normalisation) or the statistics
+            used at test time: "batch", "running" or "frozen".
+        augmentation: ranges of the random changes.
+        precision: "auto" (bfloat16 where a self-test finds it faster) or "float32".
+        seed: of all random numbers.
+    """
+
+    name: str = "balanced"
+    network: str = "auto"
+    seconds: float | None = 240.0
+    iterations: int | None = None
+    patience: float | None = None
+    optimizer: str = "adamw"
+    learning_rate: float = 3e-3
+    schedule: str = "one-cycle"
+    momentum: float = 0.9
+    weight_decay: float = 1e-2
+    dice: bool = True
+    class_balance: float = 0.25
+    foreground_share: float = 0.5
+    ema_decay: float = 0.99
+    batch_norm: str | None = None
+    augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise UsageError(f"Unknown network '{self.network}'; choose one of {', '.join(NETWORKS)}.")
+        if self.seconds is None and self.iterations is None:
+            raise UsageError("Training needs an end: give a time budget (minutes) or a number of iterations.")
+        for name in ("seconds", "iterations"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"The number of {name} must be above 0, not {value}.")
+        if not set(self.augmentation.mirror) <= {"x", "y", "z"}:
+            raise UsageError(f"Mirror axes are x, y and z, not '{''.join(self.augmentation.mirror)}'.")
+
+    def to_dict(self) -> dict:
+        """As plain values, for a model file's header."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Recipe:
+        """The recipe that ``to_dict`` described; keys of other versions are left out."""
+        known = {f.name for f in fields(cls)}
+        values = {k: v for k, v in values.items() if k in known}
+        values["augmentation"] = AugmentationRecipe(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in values["augmentation"].items()}
+        )
+        return cls(**values)
+
+
+_BALANCED = Recipe()
+
+PRESETS: dict[str, Recipe] = {
+    "quick": replace(_BALANCED, name="quick", seconds=60.0),
+    "balanced": _BALANCED,
+    "thorough": replace(_BALANCED, name="thorough", seconds=1800.0, patience=0.4, ema_decay=0.999),
+    # The paper's own training: Caffe's SGD, 70,000 iterations, weighted cross-entropy, batch size 1,
+    # tiles centred on annotated voxels, current statistics at test time. Its learning rate and class
+    # weights are not printed; the rate, momentum and steps are those of Caffe networks derived from it.
+    "paper": replace(
+        _BALANCED,
+        name="paper",
+        network="paper",
+        seconds=None,
+        iterations=70_000,
+        optimizer="sgd",
+        learning_rate=0.01,
+        schedule="steps",
+        momentum=0.99,
+        weight_decay=5e-4,
+        dice=False,
+        class_balance=1.0,
+        foreground_share=0.0,
+        ema_decay=0.0,
+        batch_norm="batch",
+        augmentation=AugmentationRecipe(rotation=5.0, scaling=0.1, gray_slope=1.5),
+    ),
+}
+
+
+def preset(name: str) -> Recipe:
+    """The recipe called ``name``.
+
+    Raises:
+        UsageError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"Unknown preset '{name}'; choose one of {', '.join(PRESETS)}.")
+    return PRESETS[name]

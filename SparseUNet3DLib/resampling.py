@@ -1,0 +1,60 @@
+"""Between a volume's own grid and the spacing that a network was trained at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.ndimage
+import torch
+import torch.nn.functional as F
+
+#: Spacings that differ by less than this fraction count as the same; augmentation covers them.
+_SAME_SPACING = 0.1
+
+Triple = tuple[int, int, int]
+
+
+def resample_to(
+    image: np.ndarray, spacing: Sequence[float], wanted: Sequence[float]
+) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Bring ``image`` (c, z, y, x) from ``spacing`` to the ``wanted`` one (z, y, x, mm), linearly.
+
+    The first voxels' centres coincide. Axes whose spacing is as wanted within 10 % stay as they are;
+    axes that lose resolution are smoothed first.
+
+    Returns:
+        The resampled image (float32, or the image itself) and, per axis, network voxels per image voxel.
+    """
+    scale = [
+        1.0 if abs(s / w - 1) <= _SAME_SPACING else s / w for s, w in zip(spacing, wanted, strict=True)
+    ]
+    scale = [1.0 if n == 1 else f for f, n in zip(scale, image.shape[1:], strict=True)]
+    if scale == [1.0, 1.0, 1.0]:
+        return image, (1.0, 1.0, 1.0)
+    shape = [int(np.ceil((n - 1) * f)) + 1 for n, f in zip(image.shape[1:], scale, strict=True)]
+    result = np.empty((image.shape[0], *shape), np.float32)
+    blur = [0.5 * (1 / f - 1) if f < 1 else 0.0 for f in scale]
+    for channel, out in zip(image, result, strict=True):
+        smooth = scipy.ndimage.gaussian_filter(channel.astype(np.float32), blur)
+        scipy.ndimage.affine_transform(
+            smooth, 1 / np.array(scale), output_shape=out.shape, output=out, order=1, mode="nearest"
+        )
+    return result, tuple(scale)
+
+
+def interpolate_back(
+    logits: torch.Tensor, origin: Triple, start: Triple, size: Triple, scale: tuple[float, float, float]
+) -> torch.Tensor:
+    """Logits (classes, z', y', x') that begin at network voxel ``origin``, on image voxels start..start+size-1.
+
+    ``scale`` is network voxels per image voxel, as ``resample_to`` returned it.
+    """
+    if scale == (1.0, 1.0, 1.0):
+        return logits
+    axes = []
+    for o, s, n, f, m in zip(origin, start, size, scale, logits.shape[1:], strict=True):
+        position = torch.arange(s, s + n, dtype=torch.float32) * f - o
+        axes.append(position * 2 / max(1, m - 1) - 1)
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None]
+    return F.grid_sample(logits[None], grid, "bilinear", "border", align_corners=True)[0]

@@ -1,0 +1,59 @@
+"""Safetensors files with a JSON header: loading one can execute nothing, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from SparseUNet3DLib.atomic import atomic_path
+from SparseUNet3DLib.errors import InputError
+
+_KIND = "sparseunet3d_kind"
+_HEADER = "sparseunet3d_header"
+
+
+def write_tensor_file(path: str | os.PathLike, kind: str, header: dict, tensors: dict[str, torch.Tensor]) -> None:
+    """Write ``tensors`` and ``header`` (plain values) as a file of ``kind``, atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, {_KIND: kind, _HEADER: json.dumps(header)})
+        except SafetensorError as error:  # the library wraps the system's "no space left" and the like
+            raise OSError(str(error)) from error
+
+
+def read_tensor_file(path: str | os.PathLike, kind: str, headers_only: bool = False) -> tuple[dict, dict]:
+    """Header and tensors of a file of ``kind``; the tensors are left out where only the header is wanted.
+
+    Raises:
+        InputError: there is no such file, or it is damaged, foreign, or of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no {kind} file '{path}'.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _KIND not in metadata or _HEADER not in metadata:
+                raise InputError(f"'{path}' is a safetensors file of another program, not a SparseUNet3D {kind}.")
+            if metadata[_KIND] != kind:
+                raise InputError(f"'{path}' is a SparseUNet3D {metadata[_KIND]}, but a {kind} is needed here.")
+            header = json.loads(metadata[_HEADER])
+            if not isinstance(header, dict):
+                raise ValueError("the header is no object")
+            tensors = {} if headers_only else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError, RuntimeError) as error:
+        raise InputError(
+            f"'{path}' cannot be read as a SparseUNet3D {kind}: it is damaged, incomplete or no such file at all; "
+            f"save or copy it again ({str(error).splitlines()[0][:120]})."
+        ) from None
+    return header, tensors

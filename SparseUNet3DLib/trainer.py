@@ -1,0 +1,158 @@
+"""One training run's state: network, optimiser, moving average, random numbers; steps and snapshots of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from SparseUNet3DLib.device import autocast, memory_format
+from SparseUNet3DLib.loss import class_weights, sparse_loss
+from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.sampling import PatchSampler
+
+#: Gradients longer than this are shortened; as in nnU-Net.
+_LONGEST_GRADIENT = 12.0
+_WARM_UP = 0.1
+#: Iterations between the learning-rate steps of Caffe networks derived from the paper's.
+_STEP_ITERATIONS = 20_000
+
+
+@dataclass
+class Counters:
+    """What a run counts.
+
+    Attributes:
+        iteration: optimiser steps done.
+        seconds: training time so far, over all sessions of a resumed run.
+        rate_factor: halved each time that training diverged.
+        history: (iteration, seconds, loss) and validation results, for curves and the training record.
+    """
+
+    iteration: int = 0
+    seconds: float = 0.0
+    rate_factor: float = 1.0
+    history: list[dict] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one network; ``state`` and ``restore`` make a run continue bit by bit."""
+
+    def __init__(
+        self, plan: Plan, recipe: Recipe, sampler: PatchSampler, device: torch.device, precision: torch.dtype
+    ) -> None:
+        self.plan, self.recipe, self.sampler = plan, recipe, sampler
+        self.device, self.precision = device, precision
+        self.counters = Counters()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            network = build_network(plan)
+        self.network: nn.Module = network.to(device, memory_format=memory_format(device))
+        self.average = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
+        self.optimizer = _make_optimizer(self.network, recipe)
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self._class_weights = class_weights(sampler.class_counts, recipe.class_balance).to(device)
+
+    def step(self, fraction: float) -> float:
+        """One optimiser step at ``fraction`` (0..1) of the run; the loss, which may be NaN.
+
+        After a loss that is not finite nothing has been changed but the random numbers.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(fraction)
+        images, target = self.sampler.draw_batch(self.generator)
+        images = images.to(memory_format=memory_format(self.device))
+        self.network.train()
+        with autocast(self.device, self.precision):
+            logits = self.network(images)
+        loss = sparse_loss(logits, target, self._class_weights, self.recipe.dice)
+        value = loss.item()
+        if not math.isfinite(value):
+            return value
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), _LONGEST_GRADIENT)
+        self.optimizer.step()
+        self.counters.iteration += 1
+        self._update_average()
+        return value
+
+    def learning_rate(self, fraction: float) -> float:
+        """Learning rate at ``fraction`` (0..1) of the run."""
+        rate = self.recipe.learning_rate * self.counters.rate_factor
+        if self.recipe.schedule == "steps":
+            return rate * 0.1 ** (self.counters.iteration // _STEP_ITERATIONS)
+        if fraction < _WARM_UP:
+            return rate * (0.04 + 0.96 * fraction / _WARM_UP)
+        return rate * max(1e-3, 0.5 * (1 + math.cos(math.pi * (fraction - _WARM_UP) / (1 - _WARM_UP))))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights to use: their moving average, where the recipe keeps one."""
+        chosen = self.average if self.recipe.ema_decay else self.network.state_dict()
+        return {n: t.detach().cpu().clone() for n, t in chosen.items()}
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Start from ``weights`` instead of random ones."""
+        self.network.load_state_dict(weights)
+        self.average = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Copies, in main memory, of all tensors that the next step depends on."""
+        tensors = {f"network.{n}": t for n, t in self.network.state_dict().items()}
+        tensors |= {f"average.{n}": t for n, t in self.average.items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                if value is not None:
+                    tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+        tensors["generator"] = self.generator.get_state()
+        return {n: t.detach().cpu().clone() for n, t in tensors.items()}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go back, or on, to what ``state`` returned.
+
+        Raises:
+            KeyError, RuntimeError: the state is of another network.
+        """
+        self.network.load_state_dict(_below(state, "network."))
+        average = _below(state, "average.")
+        self.average = {n: average[n].to(self.device) for n in self.average}
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in _below(state, "optimizer.").items():
+            index, name = key.split(".", 1)
+            moments.setdefault(int(index), {})[name] = value
+        optimizer = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({"state": moments, "param_groups": optimizer["param_groups"]})
+        self.generator.set_state(state["generator"].cpu())
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if not self.recipe.ema_decay:
+            return
+        step = self.counters.iteration
+        # Early on the average follows quickly, so that random first weights do not linger in it.
+        decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
+        for name, value in self.network.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
+
+
+def _make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    parameters = list(network.parameters())
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+            nesterov=True,
+        )
+    return torch.optim.AdamW(
+        parameters, lr=recipe.learning_rate, betas=(recipe.momentum, 0.99), weight_decay=recipe.weight_decay
+    )
+
+
+def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name[len(prefix):]: tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -1,0 +1,294 @@
+"""The training loop: when to stop, validate, save, go back, or ask for less memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.checkpoint import FILE_NAME, Checkpoint, fingerprint, write_checkpoint
+from SparseUNet3DLib.device import choose_precision, memory_format
+from SparseUNet3DLib.errors import DivergenceError, Interrupted
+from SparseUNet3DLib.events import Reporter
+from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.normalisation import ChannelNormalisation
+from SparseUNet3DLib.out_of_memory import is_out_of_memory
+from SparseUNet3DLib.plan import Plan, format_triple
+from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.sampling import PatchSampler
+from SparseUNet3DLib.stopping import StopRequest
+from SparseUNet3DLib.trainer import Trainer
+
+_CHECKPOINT_SECONDS = 20.0
+_STEP_EVENT_SECONDS = 0.25
+#: Validation and previews may each take this share of the time.
+_SIDE_TASK_SHARE = 0.1
+_FIRST_VALIDATION_SECONDS = 5.0
+_MOST_ROLLBACKS = 6
+
+
+@dataclass
+class TrainingTask:
+    """What to train on, and with whom to talk meanwhile.
+
+    Attributes:
+        cases: volumes with the annotation to train on.
+        normalisation: of each channel.
+        plan: shape of the network.
+        recipe: how to train.
+        device: where.
+        reporter: receives plan, step, validation, checkpoint and warning events.
+        stop: asked after every step.
+        validate: given a network, the IoU of each segment on held-out planes; None where none are held out.
+        preview: given a network and the iteration, shows how things stand; None where nobody looks.
+        folder: where checkpoints go; None: none are written.
+        initial_weights: weights to start from; None: random ones.
+    """
+
+    cases: Sequence[Case]
+    normalisation: Sequence[ChannelNormalisation]
+    plan: Plan
+    recipe: Recipe
+    device: torch.device
+    reporter: Reporter
+    stop: StopRequest
+    validate: Callable[[nn.Module, Plan, torch.dtype], dict[str, float | None]] | None = None
+    preview: Callable[[nn.Module, Plan, torch.dtype, int], None] | None = None
+    folder: Path | None = None
+    initial_weights: dict[str, torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of it: the weights to use, the plan they fit, and what the record wants to know."""
+
+    weights: dict[str, torch.Tensor]
+    plan: Plan
+    precision: torch.dtype
+    iterations: int
+    seconds: float
+    history: list[dict] = field(default_factory=list)
+    held_out_iou: dict[str, float | None] | None = None
+
+
+def run_training(task: TrainingTask, resume: bool = False) -> TrainingResult:
+    """Train until the recipe's end, a plateau, or a request to finish.
+
+    Args:
+        resume: go on from the checkpoint in ``task.folder``.
+
+    Raises:
+        Interrupted: asked to stop; a checkpoint was written where there is a folder.
+        DivergenceError: the loss became NaN again and again.
+        MemoryLimitError: not even the smallest patch fits.
+        InputError: the checkpoint to resume from is damaged or of another task.
+    """
+    return _Loop(task, resume).run()
+
+
+class _Loop:
+    """The state of one call of ``run_training`` that is not part of a checkpoint."""
+
+    def __init__(self, task: TrainingTask, resume: bool) -> None:
+        self.task = task
+        self.task_id = fingerprint(task.cases)
+        checkpoint = None
+        if resume and task.folder is not None:
+            checkpoint = Checkpoint(task.folder / FILE_NAME)
+            checkpoint.require_task(self.task_id, task.recipe)
+        plan = checkpoint.plan if checkpoint else task.plan
+        # The precision is part of the checkpoint: a self-test might decide otherwise the next time.
+        precision = checkpoint.precision if checkpoint else choose_precision(task.device, task.recipe.precision)
+        self.trainer = self._make_trainer(plan, precision)
+        if checkpoint:
+            checkpoint.restore(self.trainer)
+        elif task.initial_weights is not None:
+            self.trainer.load_weights(task.initial_weights)
+        self.clock = time.perf_counter() - self.trainer.counters.seconds
+        self.snapshots = [self._snapshot()]
+        self.fresh_snapshot = True
+        self.rollbacks = 0
+        self.last_checkpoint = self.last_event = -float("inf")
+        self.next_validation = self.next_preview = self._seconds() + _FIRST_VALIDATION_SECONDS
+        self.best_iou, self.best_fraction = -1.0, 0.0
+        self.held_out_iou: dict[str, float | None] | None = None
+
+    def run(self) -> TrainingResult:
+        """Steps until the end."""
+        trainer = self.trainer
+        if trainer.counters.iteration == 0:
+            self._save()  # a run killed before its first checkpoint resumes as well
+        while not self._at_end():
+            self._guarded_step()
+            self._side_tasks()
+            wanted = self.task.stop.requested()
+            if wanted == "interrupt":
+                self._save()
+                raise Interrupted(self._stopped_message())
+            if wanted == "finish":
+                break
+        self._save()
+        self._validate()
+        counters = self.trainer.counters
+        return TrainingResult(
+            self.trainer.weights(), self.trainer.plan, self.trainer.precision, counters.iteration, counters.seconds,
+            counters.history, self.held_out_iou,
+        )
+
+    # -- one step ------------------------------------------------------------------------------------
+
+    def _guarded_step(self) -> None:
+        try:
+            loss = self.trainer.step(self._fraction())
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            loss = None
+        if loss is None:
+            self._use_less_memory()
+        elif loss != loss or loss in (float("inf"), -float("inf")):
+            self._roll_back()
+        else:
+            self.trainer.counters.seconds = self._seconds()
+            self._report_step(loss)
+
+    def _use_less_memory(self) -> None:
+        plan = self.trainer.plan.smaller()
+        self.task.reporter.emit(
+            "warning",
+            message=f"Out of memory; going on with {plan.batch_size} patch(es) of {format_triple(plan.patch_size)} "
+            "voxels per step.",
+        )
+        state, counters = self.trainer.state(), self.trainer.counters
+        self.trainer = None  # type: ignore[assignment]  # its memory is needed for the next one
+        if self.task.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.trainer = self._make_trainer(plan, choose_precision(self.task.device, self.task.recipe.precision))
+        self.trainer.restore(state)
+        self.trainer.counters = counters
+
+    def _roll_back(self) -> None:
+        """Return to the last good state with half the learning rate; twice in a row, to the one before it."""
+        self.rollbacks += 1
+        if self.rollbacks > _MOST_ROLLBACKS:
+            raise DivergenceError(
+                f"Training diverged {self.rollbacks} times (the loss became NaN or infinite), although the learning "
+                "rate was halved each time; check the volume for extreme gray values, or train with a lower rate."
+            )
+        if not self.fresh_snapshot and len(self.snapshots) > 1:
+            self.snapshots.pop()
+        self.fresh_snapshot = False
+        state, iteration, factor = self.snapshots[-1]
+        diverged_at, counters = self.trainer.counters.iteration, self.trainer.counters
+        self.trainer.restore(state)
+        counters.iteration = iteration
+        counters.rate_factor = 0.5 * min(factor, counters.rate_factor)
+        self.task.reporter.emit(
+            "warning",
+            message=f"Training diverged at iteration {diverged_at + 1}; going on from iteration {iteration} "
+            f"with {counters.rate_factor:g} of the learning rate.",
+        )
+
+    # -- between steps -------------------------------------------------------------------------------
+
+    def _side_tasks(self) -> None:
+        now = self._seconds()
+        if now - self.last_checkpoint >= _CHECKPOINT_SECONDS:
+            self._save()
+        if self.task.validate is not None and now >= self.next_validation:
+            self._validate()
+            self.next_validation = self._seconds() + (self._seconds() - now) / _SIDE_TASK_SHARE
+        now = self._seconds()
+        if self.task.preview is not None and now >= self.next_preview:
+            trainer = self.trainer
+            self.task.preview(self._averaged_network(), trainer.plan, trainer.precision, trainer.counters.iteration)
+            self.next_preview = self._seconds() + (self._seconds() - now) / _SIDE_TASK_SHARE
+
+    def _save(self) -> None:
+        self.last_checkpoint = self._seconds()
+        self.snapshots = [*self.snapshots[-1:], self._snapshot()]
+        self.fresh_snapshot = True
+        if self.task.folder is None:
+            return
+        path = self.task.folder / FILE_NAME
+        write_checkpoint(path, self.trainer, self.task_id)
+        self.task.reporter.emit("checkpoint", path=str(path), iteration=self.trainer.counters.iteration)
+
+    def _validate(self) -> None:
+        if self.task.validate is None:
+            return
+        trainer = self.trainer
+        iou = self.task.validate(self._averaged_network(), trainer.plan, trainer.precision)
+        known = [v for v in iou.values() if v is not None]
+        mean = sum(known) / len(known) if known else None
+        self.held_out_iou = iou
+        iteration = trainer.counters.iteration
+        trainer.counters.history.append(
+            {"iteration": iteration, "seconds": round(trainer.counters.seconds, 2), "mean_iou": mean}
+        )
+        self.task.reporter.emit("validation", iteration=iteration, mean_iou=mean, iou=iou)
+        if mean is not None and mean > self.best_iou:
+            self.best_iou, self.best_fraction = mean, self._fraction()
+
+    def _report_step(self, loss: float) -> None:
+        counters, recipe = self.trainer.counters, self.task.recipe
+        if counters.seconds - self.last_event < _STEP_EVENT_SECONDS and counters.iteration != recipe.iterations:
+            return
+        self.last_event = counters.seconds
+        fraction = self._fraction()
+        entry = {"iteration": counters.iteration, "seconds": round(counters.seconds, 2), "loss": loss}
+        # A thousandth of the run apart: a curve of days is no longer than one of minutes.
+        losses = [e for e in counters.history[-3:] if "loss" in e]
+        if not losses or counters.seconds - losses[-1]["seconds"] >= counters.seconds / 1000:
+            counters.history.append(entry)
+        self.task.reporter.emit(
+            "step",
+            iteration=counters.iteration,
+            iterations=recipe.iterations,
+            seconds=counters.seconds,
+            seconds_total=recipe.seconds,
+            fraction=fraction,
+            loss=loss,
+            learning_rate=self.trainer.learning_rate(fraction),
+            eta_seconds=counters.seconds * (1 - fraction) / fraction if fraction > 0 else None,
+        )
+
+    # -- helpers -------------------------------------------------------------------------------------
+
+    def _make_trainer(self, plan: Plan, precision: torch.dtype) -> Trainer:
+        task = self.task
+        sampler = PatchSampler(task.cases, task.normalisation, plan, task.recipe, task.device)
+        return Trainer(plan, task.recipe, sampler, task.device, precision)
+
+    def _averaged_network(self) -> nn.Module:
+        """A second network with the weights to use, in inference mode."""
+        network = build_network(self.trainer.plan)
+        network.load_state_dict(self.trainer.weights())
+        return network.to(self.task.device, memory_format=memory_format(self.task.device)).eval()
+
+    def _snapshot(self) -> tuple[dict[str, torch.Tensor], int, float]:
+        return self.trainer.state(), self.trainer.counters.iteration, self.trainer.counters.rate_factor
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.clock
+
+    def _fraction(self) -> float:
+        """How much of the run is over, 0..1, by whichever limit comes first."""
+        recipe, counters = self.task.recipe, self.trainer.counters
+        by_time = counters.seconds / recipe.seconds if recipe.seconds else 0.0
+        by_steps = counters.iteration / recipe.iterations if recipe.iterations else 0.0
+        return min(1.0, max(by_time, by_steps))
+
+    def _at_end(self) -> bool:
+        fraction, patience = self._fraction(), self.task.recipe.patience
+        plateau = patience is not None and self.best_iou >= 0 and fraction - self.best_fraction > patience
+        return fraction >= 1.0 or plateau
+
+    def _stopped_message(self) -> str:
+        where = f"; the checkpoint is in '{self.task.folder}', go on with --resume" if self.task.folder else ""
+        return f"Stopped as asked after {self.trainer.counters.iteration} iterations{where}."

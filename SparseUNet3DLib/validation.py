@@ -1,0 +1,68 @@
+"""IoU on annotated planes that were held out from training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.inference import Box, InferenceSettings, Predictor
+from SparseUNet3DLib.normalisation import ChannelNormalisation
+from SparseUNet3DLib.plan import Plan
+
+#: Validation is there for a curve; little overlap makes it cheap.
+_SETTINGS = InferenceSettings(overlap=0.25)
+
+
+class HeldOutValidation:
+    """Scores a network on the held-out planes of ``cases``.
+
+    Only the tiles that show a held-out plane are computed, laid so that the plane runs through their
+    middle.
+    """
+
+    def __init__(
+        self, cases: Sequence[Case], normalisation: Sequence[ChannelNormalisation], device: torch.device
+    ) -> None:
+        self._cases, self._normalisation, self._device = cases, normalisation, device
+        self._segments = cases[0].annotation.segments
+        self._plan: Plan | None = None
+        self._predictors: list[Predictor] = []
+
+    def __call__(self, network: nn.Module, plan: Plan, precision: torch.dtype) -> dict[str, float | None]:
+        """IoU by segment name over the held-out voxels; None where a segment is neither there nor found."""
+        if plan != self._plan or plan.batch_norm == "frozen":
+            self._plan = plan
+            self._predictors = [self._make_predictor(c, network, plan, precision) for c in self._cases]
+        joint = np.zeros((plan.classes, plan.classes), np.int64)
+        for case, predictor in zip(self._cases, self._predictors, strict=True):
+            predictor.network = network
+            for box in _plane_boxes(case):
+                counted = case.annotation.annotated[box.slices]
+                truth = case.annotation.labels[box.slices][counted]
+                found = predictor.logits(box, frame=box).argmax(0).numpy()[counted]
+                joint += np.bincount(truth * plan.classes + found, minlength=joint.size).reshape(joint.shape)
+        hits = np.diag(joint)[1:]
+        unions = joint.sum(0)[1:] + joint.sum(1)[1:] - hits
+        return {
+            s.name: float(h / u) if u else None for s, h, u in zip(self._segments, hits, unions, strict=True)
+        }
+
+    def _make_predictor(self, case: Case, network: nn.Module, plan: Plan, precision: torch.dtype) -> Predictor:
+        return Predictor(
+            network, plan, self._normalisation, case.volume.array, case.volume.geometry.array_spacing, self._device,
+            precision, _SETTINGS,
+        )
+
+
+def _plane_boxes(case: Case) -> list[Box]:
+    """One box, a voxel thick, per held-out plane."""
+    shape = case.annotation.labels.shape
+    boxes = []
+    for plane in case.annotation.planes:
+        start = tuple(plane.index if a == plane.axis else 0 for a in range(3))
+        boxes.append(Box(start, tuple(1 if a == plane.axis else n for a, n in enumerate(shape))))
+    return boxes

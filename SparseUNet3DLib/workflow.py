@@ -1,0 +1,333 @@
+"""The program's main calls: ``train``, ``segment``, and both in one, ``densify``.
+
+    volume = read_volume("ct.nrrd")
+    annotation = from_painted(on_grid(read_segmentation("painted.seg.nrrd"), volume.geometry))
+    prediction, model = densify(volume, annotation)
+    write_segmentation(prediction.segmentation, "dense.seg.nrrd")
+    model.save("model.safetensors")
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+import SparseUNet3DLib
+from SparseUNet3DLib.annotation import SparseAnnotation
+from SparseUNet3DLib.cases import Case, harmonise, split_held_out
+from SparseUNet3DLib.device import (
+    available_memory,
+    choose_device,
+    choose_precision,
+    describe_device,
+    memory_format,
+)
+from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.events import CollectingReporter, Reporter
+from SparseUNet3DLib.inference import InferenceSettings, Predictor, larger_tiles
+from SparseUNet3DLib.model_file import Model, adapt_weights
+from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.normalisation import ChannelNormalisation, fit_normalisation
+from SparseUNet3DLib.plan import Plan, make_plan, override_plan
+from SparseUNet3DLib.recipe import PRESETS, Recipe
+from SparseUNet3DLib.segmentation_files import write_segmentation
+from SparseUNet3DLib.segments import Segmentation
+from SparseUNet3DLib.stopping import StopRequest
+from SparseUNet3DLib.training import TrainingResult, TrainingTask, run_training
+from SparseUNet3DLib.validation import HeldOutValidation
+from SparseUNet3DLib.volumes import Volume
+
+#: Part of the free memory that the accumulated logits may take while segmenting.
+LOGITS_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A segmented volume.
+
+    Attributes:
+        segmentation: label map (z, y, x) uint16 with the model's segments, on the volume's grid.
+        confidence: (z, y, x) uint8 in percent, 100 (1 - normalised entropy); 100 on the user's own voxels.
+    """
+
+    segmentation: Segmentation
+    confidence: np.ndarray
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a training is run, apart from its recipe.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        hold_out: annotated planes per volume kept for validation; None: about one in six, none of fewer than 5.
+        plan: parts of the plan to override, as ``plan.override_plan`` takes them.
+        memory: bytes that training may use; None: four fifths of what is free on the device.
+        folder: where checkpoints go; None: none are written.
+        resume: go on from the checkpoint in ``folder``.
+        start_from: a model to go on from with more annotation ("warm start").
+        preview: segmentation file to rewrite every so often with the present result; ``densify`` only.
+    """
+
+    device: str = "auto"
+    hold_out: int | None = None
+    plan: dict[str, str] = field(default_factory=dict)
+    memory: int | None = None
+    folder: Path | None = None
+    resume: bool = False
+    start_from: Model | None = None
+    preview: Path | None = None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is decided before a training starts; ``--dry-run`` shows it."""
+
+    training: list[Case]
+    validation: list[Case]
+    normalisation: tuple[ChannelNormalisation, ...]
+    plan: Plan
+    device: torch.device
+
+
+def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter: Reporter) -> Preparation:
+    """Check the cases, hold planes out, choose device, normalisation and plan; report the plan.
+
+    Raises:
+        InputError: the cases cannot be trained on.
+        UsageError: the device or an override makes no sense.
+        MemoryLimitError: not even the smallest plan fits.
+    """
+
+    def warn(message: str) -> None:
+        reporter.emit("warning", message=message)
+
+    cases = harmonise(cases, warn)
+    arrays = [c.volume.array for c in cases]
+    names = _channel_names(cases)
+    for channel, name in enumerate(names):
+        if all(a[channel].min() == a[channel].max() for a in arrays):
+            message = f"Channel '{name}' is constant (every voxel is {arrays[0][channel].flat[0]:g})"
+            if len(names) == 1:
+                raise InputError(f"{message}, so there is nothing to learn from it; give another volume.")
+            warn(f"{message}; it does not help and may be left out.")
+    device = choose_device(options.device)
+    start = options.start_from
+    if start is not None and len(start.channels) != len(names):
+        raise InputError(f"The model to start from has {len(start.channels)} channel(s), the volumes {len(names)}.")
+    normalisation = start.channels if start else fit_normalisation(names, arrays)
+    classes = len(cases[0].annotation.segments) + 1
+    if start:
+        plan = replace(start.plan, classes=classes)
+    else:
+        shapes = [a.shape[1:] for a in arrays]
+        spacings = [c.volume.geometry.array_spacing for c in cases]
+        memory = options.memory or available_memory(device)
+        plan = make_plan(recipe, shapes, spacings, len(names), classes, memory, device.type != "cpu")
+        plan = override_plan(plan, options.plan)
+    training, validation = split_held_out(cases, options.hold_out)
+    reporter.emit(
+        "plan",
+        plan=plan.to_dict(),
+        lines=plan.describe(),
+        device=describe_device(device),
+        memory_bytes=plan.training_bytes(),
+        held_out={c.volume.name: [str(p) for p in c.annotation.planes] for c in validation},
+    )
+    return Preparation(training, validation, normalisation, plan, device)
+
+
+def train(
+    cases: Sequence[Case],
+    recipe: Recipe = PRESETS["balanced"],
+    options: RunOptions = RunOptions(),
+    reporter: Reporter | None = None,
+    stop: StopRequest | None = None,
+) -> Model:
+    """Train a model on one or several sparsely annotated volumes.
+
+    Raises:
+        SparseUNetError: one of its kinds, see ``prepare`` and ``training.run_training``.
+    """
+    reporter, stop = reporter or CollectingReporter(), stop or StopRequest()
+    prepared = prepare(cases, recipe, options, reporter)
+    return _train(prepared, recipe, options, reporter, stop)
+
+
+def segment(
+    model: Model,
+    volume: Volume,
+    device: str = "auto",
+    settings: InferenceSettings | None = None,
+    keep: SparseAnnotation | None = None,
+    reporter: Reporter | None = None,
+) -> Prediction:
+    """Segment ``volume`` with ``model``.
+
+    Args:
+        settings: overlap, mirror averaging and memory; None: half-overlapping tiles in a quarter of the
+            free memory.
+        keep: annotated voxels that stay as they were painted.
+
+    Raises:
+        InputError: the volume has other channels than the model expects.
+        MemoryLimitError: not even the smallest tile fits.
+    """
+    reporter = reporter or CollectingReporter()
+    where = choose_device(device)
+    if volume.array.shape[0] != len(model.channels):
+        raise InputError(
+            f"'{volume.name}' has {volume.array.shape[0]} channel(s), but the model expects {len(model.channels)} "
+            f"({', '.join(c.name for c in model.channels)}); give the channels it was trained on, in this order."
+        )
+    network = model.network(where).to(memory_format=memory_format(where))
+    precision = choose_precision(where, model.recipe.precision)
+    settings = settings or InferenceSettings(memory=int(LOGITS_SHARE * available_memory(torch.device("cpu"))))
+    plan = larger_tiles(model.plan, volume.array.shape[1:], available_memory(where))
+    predictor = Predictor(
+        network, plan, model.channels, volume.array, volume.geometry.array_spacing, where, precision, settings,
+        lambda message: reporter.emit("warning", message=message),
+    )
+    labels, confidence = predictor.segment(lambda f: reporter.emit("phase", phase="segmenting", fraction=f))
+    if keep is not None:
+        _keep_annotation(labels, confidence, model, keep)
+    return Prediction(Segmentation(labels, model.segments, volume.geometry), confidence)
+
+
+def densify(
+    volume: Volume,
+    annotation: SparseAnnotation,
+    recipe: Recipe = PRESETS["balanced"],
+    options: RunOptions = RunOptions(),
+    reporter: Reporter | None = None,
+    stop: StopRequest | None = None,
+    settings: InferenceSettings | None = None,
+    keep_annotation: bool = True,
+) -> tuple[Prediction, Model]:
+    """Learn from the annotated slices of one volume and segment all of it.
+
+    A time budget covers both: training ends early enough for the segmentation to fit in.
+
+    Raises:
+        SparseUNetError: one of its kinds, see ``train`` and ``segment``.
+    """
+    started = time.perf_counter()
+    reporter, stop = reporter or CollectingReporter(), stop or StopRequest()
+    prepared = prepare([Case(volume, annotation)], recipe, options, reporter)
+    if recipe.seconds is not None:
+        reserved = _seconds_to_segment(prepared, volume, recipe, settings) + time.perf_counter() - started
+        recipe = replace(recipe, seconds=max(0.25 * recipe.seconds, recipe.seconds - reserved))
+    model = _train(prepared, recipe, options, reporter, stop)
+    keep = annotation if keep_annotation else None
+    return segment(model, volume, options.device, settings, keep, reporter), model
+
+
+def _train(
+    prepared: Preparation, recipe: Recipe, options: RunOptions, reporter: Reporter, stop: StopRequest
+) -> Model:
+    segments = prepared.training[0].annotation.segments
+    start = options.start_from
+    result = run_training(
+        TrainingTask(
+            prepared.training,
+            prepared.normalisation,
+            prepared.plan,
+            recipe,
+            prepared.device,
+            reporter,
+            stop,
+            HeldOutValidation(prepared.validation, prepared.normalisation, prepared.device)
+            if prepared.validation else None,
+            _preview_writer(prepared, recipe, options.preview, reporter) if options.preview else None,
+            options.folder,
+            adapt_weights(start, prepared.plan, segments) if start else None,
+        ),
+        options.resume,
+    )
+    record = _record(prepared, result, start)
+    return Model(result.plan, recipe, prepared.normalisation, segments, result.weights, record)
+
+
+def _record(prepared: Preparation, result: TrainingResult, start: Model | None) -> dict:
+    """The training record that the model carries."""
+    return {
+        "volumes": [
+            {
+                "name": c.volume.name,
+                "shape": list(c.volume.array.shape[1:]),
+                "spacing": list(c.volume.geometry.array_spacing),
+                "annotated": float(c.annotation.annotated.mean()),
+            }
+            for c in prepared.training
+        ],
+        "iterations": result.iterations,
+        "seconds": round(result.seconds, 1),
+        "device": describe_device(prepared.device),
+        "precision": str(result.precision).removeprefix("torch."),
+        "held_out_planes": {c.volume.name: [str(p) for p in c.annotation.planes] for c in prepared.validation},
+        "held_out_iou": result.held_out_iou,
+        "history": result.history,
+        "started_from": start.record.get("date") if start else None,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": {
+            "SparseUNet3D": SparseUNet3DLib.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "SimpleITK": sitk.Version_VersionString(),
+            "Python": platform.python_version(),
+        },
+    }
+
+
+def _preview_writer(
+    prepared: Preparation, recipe: Recipe, path: Path, reporter: Reporter
+) -> Callable[[torch.nn.Module, Plan, torch.dtype, int], None]:
+    """A function that segments the first volume as well as can be done quickly, and writes it to ``path``."""
+    case = prepared.training[0]
+
+    def write(network: torch.nn.Module, plan: Plan, precision: torch.dtype, iteration: int) -> None:
+        predictor = Predictor(
+            network, plan, prepared.normalisation, case.volume.array, case.volume.geometry.array_spacing,
+            prepared.device, precision, InferenceSettings(overlap=0.0),
+        )
+        labels, _ = predictor.segment()
+        write_segmentation(Segmentation(labels, case.annotation.segments, case.volume.geometry), path)
+        reporter.emit("preview", path=str(path), iteration=iteration)
+
+    return write
+
+
+def _seconds_to_segment(
+    prepared: Preparation, volume: Volume, recipe: Recipe, settings: InferenceSettings | None
+) -> float:
+    """Time that segmenting will take, from one tile measured with an untrained network."""
+    network = build_network(prepared.plan).to(prepared.device, memory_format=memory_format(prepared.device))
+    predictor = Predictor(
+        network, replace(prepared.plan, batch_norm=None if prepared.plan.batch_norm == "frozen"
+                         else prepared.plan.batch_norm),
+        prepared.normalisation, volume.array, volume.geometry.array_spacing, prepared.device,
+        choose_precision(prepared.device, recipe.precision), settings or InferenceSettings(),
+    )
+    return predictor.seconds_per_tile() * predictor.count_tiles()
+
+
+def _keep_annotation(labels: np.ndarray, confidence: np.ndarray, model: Model, keep: SparseAnnotation) -> None:
+    """Put the annotated voxels into ``labels`` as they were painted; segments are matched by name."""
+    values = {s.name: i + 1 for i, s in enumerate(model.segments)}
+    table = np.array([0, *(values.get(s.name, 0) for s in keep.segments)], np.uint16)
+    known = np.array([True, *(s.name in values for s in keep.segments)])
+    kept = keep.annotated & known[keep.labels]
+    labels[kept] = table[keep.labels[kept]]
+    confidence[kept] = 100
+
+
+def _channel_names(cases: Sequence[Case]) -> tuple[str, ...]:
+    return cases[0].volume.channel_names
