@@ -29,8 +29,16 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
+            _make_readable(temporary)
             os.replace(temporary, target)
         except OSError as error:
             raise OutputError(f"Cannot write '{target}': {error.strerror or error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_readable(path: Path) -> None:
+    """Give the file the permissions of any other new file; some writers make it readable by its owner only."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)

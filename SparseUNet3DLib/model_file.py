@@ -151,7 +151,8 @@ def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> di
 
 
 def _segment(values: dict) -> Segment:
-    return Segment(str(values["id"]), str(values["name"]), tuple(float(c) for c in values["color"]), dict(values["tags"]))
+    color = tuple(float(c) for c in values["color"])
+    return Segment(str(values["id"]), str(values["name"]), color, dict(values["tags"]))
 
 
 def _check(model: Model) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from SparseUNet3DLib.command_line.options import make_reporter
 from SparseUNet3DLib.command_line.parser import make_parser
+from SparseUNet3DLib.dependencies import missing_package
 from SparseUNet3DLib.errors import Interrupted, MemoryLimitError, SparseUNetError
 
 
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.run(args, reporter)
         except KeyboardInterrupt:
             raise Interrupted("Stopped by a second Ctrl-C; nothing more was saved.") from None
+        except ModuleNotFoundError as error:
+            raise missing_package(error) from error
         except MemoryError:
             raise MemoryLimitError("Memory ran out; close other programs, or use smaller volumes.") from None
     except SparseUNetError as error:

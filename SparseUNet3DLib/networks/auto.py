@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -64,7 +65,7 @@ class AutoUNet(nn.Module):
             for before, width, kernel in zip([in_channels, *widths], widths, kernels, strict=False)
         )
         self.narrow = nn.ModuleList(
-            nn.Conv3d(below, width, 1, bias=False) for width, below in zip(widths, widths[1:], strict=False)
+            nn.Conv3d(below, width, 1, bias=False) for width, below in itertools.pairwise(widths)
         )
         self.up = nn.ModuleList(
             level(2 * width, width, kernel) for width, kernel in zip(widths[:-1], kernels, strict=False)
