@@ -1,4 +1,4 @@
-# make demo   a whole run on made-up data, from sparse annotation to segmentation, into demo-output/
+# make demo   a whole run on a chest CT, from sparse annotation to segmentation, into demo-output/
 # make test   ruff, then all tests with coverage
 # make clean  remove the environment and everything that was made
 #
@@ -10,7 +10,7 @@ export PYTHON
 .PHONY: demo test clean
 
 demo: .venv/demo.installed
-	.venv/bin/sparse-unet3d demo --output demo-output
+	.venv/bin/sparse-unet3d demo --output demo-output --overwrite
 
 test: .venv/test.installed
 	.venv/bin/ruff check .
