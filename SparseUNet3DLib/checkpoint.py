@@ -13,6 +13,7 @@ import torch
 
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.tensor_file import read_tensor_file, write_tensor_file
@@ -88,9 +89,9 @@ class Checkpoint:
         return InputError(f"The checkpoint '{self._path}' is damaged; give --restart to begin anew.")
 
 
-def fingerprint(cases: Sequence[Case]) -> str:
-    """A short text that differs for other volumes or annotations."""
-    digest = hashlib.sha256()
+def fingerprint(cases: Sequence[Case], normalisation: Sequence[ChannelNormalisation]) -> str:
+    """A short text that differs for other volumes, annotations or normalisations."""
+    digest = hashlib.sha256(json.dumps([n.to_dict() for n in normalisation]).encode())
     for case in cases:
         image, annotation = case.volume.array, case.annotation
         digest.update(json.dumps([image.shape, str(image.dtype), case.volume.geometry.array_spacing]).encode())

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +19,14 @@ from SparseUNet3DLib.errors import MemoryLimitError
 from SparseUNet3DLib.networks.batch_norm import recompute_statistics
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
-from SparseUNet3DLib.plan import PAPER_SMALLEST, Plan, Triple
+from SparseUNet3DLib.plan import PAPER_SMALLEST, Plan, Triple, format_triple
 from SparseUNet3DLib.resampling import interpolate_back, resample_to
 from SparseUNet3DLib.sampling import normalise, read_box
 
 #: Tiles from which statistics are recomputed for frozen batch normalisation.
 _STATISTICS_TILES = 32
 _AXES = ("z", "y", "x")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,7 @@ class Predictor:
         self._frame = Box((0, 0, 0), self._image.shape[1:])
         network.eval()
         if plan.batch_norm == "frozen":
-            tiles = list(self._tiles(self._frame))
-            chosen = tiles[:: max(1, len(tiles) // _STATISTICS_TILES)]
-            recompute_statistics(network, (self._read(tile) for tile in chosen))
+            self._guarded(self._recompute_statistics)
 
     def segment(self, progress: Callable[[float], None] = lambda fraction: None) -> tuple[np.ndarray, np.ndarray]:
         """Labels (z, y, x) uint16 and confidence (z, y, x) uint8 in percent.
@@ -116,13 +116,11 @@ class Predictor:
         """
         inner = self._to_network_grid(block)
         outer = self._frame if frame is None else self._to_network_grid(frame)
-        while True:
-            try:
-                return interpolate_back(self._accumulate(inner, outer), inner.start, block.start, block.size, self._scale)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            self._use_smaller_tiles()
+        return self._guarded(
+            lambda: interpolate_back(
+                self._accumulate(inner, outer), inner.start, block.start, block.size, self._scale
+            )
+        )
 
     def count_tiles(self) -> int:
         """Tiles that segmenting the whole volume takes, mirrored ones included."""
@@ -130,12 +128,30 @@ class Predictor:
 
     def seconds_per_tile(self) -> float:
         """Measured time of one tile, unmirrored; the first one, which also warms up, does not count."""
+        return self._guarded(self._time_tile) / 2 ** len(self.settings.mirror)
+
+    def _guarded(self, compute: Callable[[], _T]) -> _T:
+        """What ``compute`` returns, with smaller and smaller tiles until it fits into memory."""
+        while True:
+            try:
+                return compute()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._use_smaller_tiles()
+
+    @torch.inference_mode()
+    def _time_tile(self) -> float:
         tile = next(self._tiles(self._frame))
-        with torch.inference_mode():
-            for _ in range(2):
-                start = time.perf_counter()
-                self._run(self._read(tile)).cpu()
-        return (time.perf_counter() - start) / 2 ** len(self.settings.mirror)
+        for _ in range(2):
+            start = time.perf_counter()
+            self._run(self._read(tile)).cpu()
+        return time.perf_counter() - start
+
+    def _recompute_statistics(self) -> None:
+        tiles = list(self._tiles(self._frame))
+        chosen = tiles[:: max(1, len(tiles) // _STATISTICS_TILES)]
+        recompute_statistics(self.network, (self._read(tile) for tile in chosen))
 
     @torch.inference_mode()
     def _accumulate(self, inner: Box, outer: Box) -> torch.Tensor:
@@ -187,15 +203,23 @@ class Predictor:
 
     def _blocks(self) -> Iterator[Box]:
         """Boxes that make up the volume, each small enough for the logits' share of the memory."""
-        # Logits, their interpolation, and the temporaries of softmax and entropy, in float32.
-        bytes_per_voxel = 4 * (4 * self.plan.classes + 4)
         size = list(self.shape)
-        while np.prod(size, dtype=float) * bytes_per_voxel > self.settings.memory and max(size) > 1:
+        while self._logits_bytes(size) > self.settings.memory and max(size) > 1:
             # Thin slabs along z waste the least: whole tiles cross few borders.
             axis = 0 if size[0] > self.plan.output_size[0] else int(np.argmax(size))
             size[axis] = (size[axis] + 1) // 2
         for start in itertools.product(*(range(0, n, s) for n, s in zip(self.shape, size, strict=True))):
             yield Box(start, tuple(min(s, n - a) for a, s, n in zip(start, size, self.shape, strict=True)))
+
+    def _logits_bytes(self, size: Sequence[int]) -> float:
+        """Memory for a block of ``size``: logits and weights on the network's grid; on the volume's own grid
+        the interpolated logits and the temporaries of softmax and entropy, all in float32.
+        """
+        classes = self.plan.classes
+        network_voxels = math.prod(
+            n if f == 1 else math.ceil((n - 1) * f) + 2 for n, f in zip(size, self._scale, strict=True)
+        )
+        return 4.0 * ((classes + 1) * network_voxels + (3 * classes + 3) * math.prod(size))
 
     def _to_network_grid(self, block: Box) -> Box:
         """The voxels of the network's grid that surround ``block``."""
@@ -216,7 +240,8 @@ class Predictor:
             ) from None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self._warn(f"Out of memory while segmenting; going on with tiles of {self.plan.patch_size} voxels.")
+        size = format_triple(self.plan.patch_size)
+        self._warn(f"Out of memory while segmenting; going on with tiles of {size} voxels.")
 
 
 def larger_tiles(plan: Plan, shape: Triple, memory: int) -> Plan:
@@ -249,10 +274,7 @@ def _tile_starts(start: int, size: int, limit: int, plan: Plan, axis: int, overl
     if size <= tile:
         # One tile about the middle, inside the volume where it fits.
         first = start + (size - tile) // 2
-        if tile <= limit:
-            first = min(max(first, 0), limit - tile)
-        else:
-            first = (limit - tile) // 2
+        first = min(max(first, 0), limit - tile) if tile <= limit else (limit - tile) // 2
         aligned = first // stride * stride
         starts = [aligned]
         while starts[-1] + tile < start + size:

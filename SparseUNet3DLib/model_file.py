@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
-import numpy as np
 import torch
 from torch import nn
 
-from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation
-from SparseUNet3DLib.plan import Plan, format_triple
-from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.plan import Plan, check_plan
+from SparseUNet3DLib.recipe import NETWORKS, Recipe
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DLib.tensor_file import read_tensor_file, write_tensor_file
 
 KIND = "model"
 FORMAT_VERSION = 1
+#: What no plan exceeds: channels or voxels along an axis, levels, voxels of a patch.
+_LARGEST, _MOST_LEVELS, _MOST_VOXELS = 4096, 12, 2**31
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class Model:
                 f"  volume {volume['name']}: {volume['shape']} voxels, {100 * volume['annotated']:.1f} % annotated"
             )
         if "iterations" in record:
-            lines.append(f"  {record['iterations']} iterations in {record.get('seconds', 0):.0f} s on {record['device']}")
+            seconds = record.get("seconds", 0)
+            lines.append(f"  {record['iterations']} iterations in {seconds:.0f} s on {record['device']}")
         scores = record.get("held_out_iou")
         if scores:
             lines.append("  IoU on held-out planes: " + ", ".join(f"{n} {_three(v)}" for n, v in scores.items()))
@@ -103,9 +106,9 @@ def load_model(path: str | os.PathLike) -> Model:
         InputError: the file is missing, damaged, foreign, of a later version, or its parts do not fit together.
     """
     header, weights = read_tensor_file(path, KIND)
-    if header.get("format", 0) > FORMAT_VERSION:
-        raise InputError(f"'{path}' was written by a newer SparseUNet3D (format {header['format']}); update this one.")
     try:
+        if header["format"] > FORMAT_VERSION:
+            raise InputError(f"it was written by a newer SparseUNet3D (format {header['format']}); update this one.")
         model = Model(
             plan=Plan.from_dict(header["plan"]),
             recipe=Recipe.from_dict(header["recipe"]),
@@ -115,10 +118,11 @@ def load_model(path: str | os.PathLike) -> Model:
             record=header["record"],
         )
         _check(model)
-    except InputError as error:
+        model.card()  # a training record that cannot be shown is damaged, too
+    except (InputError, UsageError) as error:
         raise InputError(f"'{path}' is no usable model: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:120]
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise InputError(f"'{path}' is no usable model: its header and weights do not fit ({reason}).") from None
     return model
 
@@ -126,17 +130,18 @@ def load_model(path: str | os.PathLike) -> Model:
 def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> dict[str, torch.Tensor]:
     """Weights of ``model`` for a network with other segments: the head's rows follow the segment ids.
 
-    Rows of segments that ``model`` does not know are small random numbers, as in a new network.
+    Rows of segments that ``model`` does not know are the mean of its rows, which decides for no class.
 
     Raises:
-        InputError: the networks differ in more than their segments.
+        InputError: the networks differ in more than their segments and patches.
     """
-    if replace(model.plan, classes=plan.classes, batch_size=plan.batch_size) != plan:
+    adapted = replace(model.plan, classes=plan.classes, batch_size=plan.batch_size, patch_size=plan.patch_size)
+    if adapted != plan:
+        differing = [f.name for f in fields(Plan) if getattr(adapted, f.name) != getattr(plan, f.name)]
         raise InputError(
-            "The model to start from has another network "
-            f"(patch {format_triple(model.plan.patch_size)}, {model.plan.in_channels} channel(s)) "
-            f"than these volumes need (patch {format_triple(plan.patch_size)}, {plan.in_channels} channel(s)); "
-            "train anew instead."
+            "The model to start from has another network than is wanted: "
+            + ", ".join(f"{n} {getattr(model.plan, n)}, not {getattr(plan, n)}" for n in differing)
+            + "; leave these settings as they were, or train anew."
         )
     known = {s.id: i + 1 for i, s in enumerate(model.segments)}
     rows = [0, *(known.get(s.id) for s in segments)]
@@ -151,16 +156,20 @@ def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> di
 
 
 def _segment(values: dict) -> Segment:
-    color = tuple(float(c) for c in values["color"])
-    return Segment(str(values["id"]), str(values["name"]), color, dict(values["tags"]))
+    red, green, blue = (float(c) for c in values["color"])
+    return Segment(str(values["id"]), str(values["name"]), (red, green, blue), dict(values["tags"]))
 
 
 def _check(model: Model) -> None:
     """Refuse a model whose parts contradict each other, before any of it is used."""
     if len(model.segments) + 1 != model.plan.classes or len(model.channels) != model.plan.in_channels:
         raise InputError("its segments or channels do not fit its plan.")
-    if max(model.plan.widths) > 4096 or np.prod(np.array(model.plan.patch_size, float)) > 2**31:
-        raise InputError("its plan asks for an absurdly large network.")
+    _check_numbers(model.plan)
+    check_plan(model.plan)
+    for channel in model.channels:
+        numbers = list(asdict(channel.fixed).values()) if channel.fixed else []
+        if not all(_is_finite(n) for n in numbers) or (channel.fixed and not channel.fixed.sd > 0):
+            raise InputError(f"the gray values of channel '{channel.name}' are normalised by impossible numbers.")
     with torch.device("meta"):
         expected = build_network(model.plan).state_dict()
     if expected.keys() != model.weights.keys():
@@ -170,6 +179,24 @@ def _check(model: Model) -> None:
             raise InputError(f"weight '{name}' has shape {tuple(tensor.shape)}, not {tuple(expected[name].shape)}.")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(f"weight '{name}' holds NaN or infinite values.")
+
+
+def _check_numbers(plan: Plan) -> None:
+    """Refuse what no planner writes: other types, numbers below 1, absurdly large ones."""
+    triples = (plan.patch_size, *plan.strides, *plan.kernels)
+    counts = [plan.in_channels, plan.classes, plan.batch_size, *plan.widths, *(n for t in triples for n in t)]
+    if not all(type(n) is int and 1 <= n <= _LARGEST for n in counts) or any(len(t) != 3 for t in triples):
+        raise InputError(f"its plan has sizes that are not three whole numbers, or not between 1 and {_LARGEST}.")
+    if len(plan.widths) > _MOST_LEVELS or math.prod(plan.patch_size) > _MOST_VOXELS:
+        raise InputError("its plan asks for an absurdly large network.")
+    if len(plan.spacing) != 3 or not all(_is_finite(s) and s > 0 for s in plan.spacing):
+        raise InputError(f"its plan has the impossible spacing {plan.spacing}.")
+    if plan.network not in NETWORKS:
+        raise InputError(f"its plan is for the unknown network '{plan.network}'.")
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, (int, float)) and math.isfinite(number)
 
 
 def _three(value: float | None) -> str:

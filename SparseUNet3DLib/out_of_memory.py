@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-
-#: What torch says when the CPU's or Apple's allocator fails; CUDA has an exception of its own.
-_MESSAGES = ("can't allocate memory", "out of memory", "bad_alloc", "could not create a memory object")
+#: What torch and its libraries say when an allocator fails. CUDA's own exception, a RuntimeError, says
+#: "out of memory" too; its name differs between releases of torch.
+_MESSAGES = (
+    "can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "could not create a memory object",
+    "alloc_failed",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory ran out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(m in str(error).lower() for m in _MESSAGES)

@@ -70,7 +70,7 @@ class Plan:
     @property
     def total_stride(self) -> Triple:
         """Product of the strides: tile positions are multiples of it, so that all tiles pool alike."""
-        return tuple(int(n) for n in np.prod(np.array(self.strides), axis=0))
+        return tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(3))
 
     def smaller(self) -> Plan:
         """The next cheaper plan: half the batch, then a patch of about two thirds of the voxels.
@@ -166,6 +166,15 @@ def make_plan(
         plan = _auto_plan(recipe, shape, spacing, in_channels, classes, on_gpu)
     else:
         plan = _paper_plan(recipe, shapes, spacing, in_channels, classes)
+    return fit_to_memory(plan, memory)
+
+
+def fit_to_memory(plan: Plan, memory: int) -> Plan:
+    """The plan, made smaller until a training step takes at most ``memory`` bytes.
+
+    Raises:
+        MemoryLimitError: not even the smallest one does.
+    """
     while plan.training_bytes() > memory:
         plan = plan.smaller()
     return plan
@@ -200,11 +209,16 @@ def override_plan(plan: Plan, values: dict[str, str]) -> Plan:
     if "strides" in changes:
         changes["kernels"] = tuple((3, 3, 3) for _ in range(len(changes["strides"]) + 1))
     result = replace(plan, **changes)
-    _check(result)
+    check_plan(result)
     return result
 
 
-def _check(plan: Plan) -> None:
+def check_plan(plan: Plan) -> None:
+    """Refuse a plan whose parts do not fit together.
+
+    Raises:
+        UsageError: what does not fit.
+    """
     if plan.batch_size < 1 or min(plan.widths) < 1 or min(plan.patch_size) < 1:
         raise UsageError("Batch size, widths and patch size must be at least 1.")
     if not len(plan.widths) == len(plan.kernels) == len(plan.strides) + 1:

@@ -58,9 +58,10 @@ class Trainer:
         self._class_weights = class_weights(sampler.class_counts, recipe.class_balance).to(device)
 
     def step(self, fraction: float) -> float:
-        """One optimiser step at ``fraction`` (0..1) of the run; the loss, which may be NaN.
+        """One optimiser step at ``fraction`` (0..1) of the run; the loss.
 
-        After a loss that is not finite nothing has been changed but the random numbers.
+        NaN or infinity says that the loss or its gradient is not finite; then no weight was changed, but
+        the random numbers, and statistics of batch normalisation, were.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(fraction)
@@ -75,7 +76,9 @@ class Trainer:
             return value
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), _LONGEST_GRADIENT)
+        length = nn.utils.clip_grad_norm_(self.network.parameters(), _LONGEST_GRADIENT).item()
+        if not math.isfinite(length):  # a finite loss may still have a gradient that is not
+            return length
         self.optimizer.step()
         self.counters.iteration += 1
         self._update_average()
@@ -117,6 +120,8 @@ class Trainer:
         Raises:
             KeyError, RuntimeError: the state is of another network.
         """
+        # Copies: the average and the optimiser's moments are changed in place, and ``state`` may be restored again.
+        state = {n: t.clone() for n, t in state.items()}
         self.network.load_state_dict(_below(state, "network."))
         average = _below(state, "average.")
         self.average = {n: average[n].to(self.device) for n in self.average}

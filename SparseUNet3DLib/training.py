@@ -13,7 +13,7 @@ from torch import nn
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.checkpoint import FILE_NAME, Checkpoint, fingerprint, write_checkpoint
 from SparseUNet3DLib.device import choose_precision, memory_format
-from SparseUNet3DLib.errors import DivergenceError, Interrupted
+from SparseUNet3DLib.errors import DivergenceError, Interrupted, UsageError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation
@@ -87,6 +87,7 @@ def run_training(task: TrainingTask, resume: bool = False) -> TrainingResult:
         DivergenceError: the loss became NaN again and again.
         MemoryLimitError: not even the smallest patch fits.
         InputError: the checkpoint to resume from is damaged or of another task.
+        UsageError: there is no folder to resume from.
     """
     return _Loop(task, resume).run()
 
@@ -96,11 +97,19 @@ class _Loop:
 
     def __init__(self, task: TrainingTask, resume: bool) -> None:
         self.task = task
-        self.task_id = fingerprint(task.cases)
+        self.task_id = fingerprint(task.cases, task.normalisation)
         checkpoint = None
-        if resume and task.folder is not None:
+        if resume:
+            if task.folder is None:
+                raise UsageError("To resume a run, name the folder with its checkpoint.")
             checkpoint = Checkpoint(task.folder / FILE_NAME)
             checkpoint.require_task(self.task_id, task.recipe)
+            if checkpoint.plan != task.plan:
+                task.reporter.emit(
+                    "warning",
+                    message=f"Going on as the run was, with {checkpoint.plan.batch_size} patch(es) of "
+                    f"{format_triple(checkpoint.plan.patch_size)} voxels per step; the present plan does not count.",
+                )
         plan = checkpoint.plan if checkpoint else task.plan
         # The precision is part of the checkpoint: a self-test might decide otherwise the next time.
         precision = checkpoint.precision if checkpoint else choose_precision(task.device, task.recipe.precision)

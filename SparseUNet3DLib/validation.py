@@ -42,7 +42,7 @@ class HeldOutValidation:
             predictor.network = network
             for box in _plane_boxes(case):
                 counted = case.annotation.annotated[box.slices]
-                truth = case.annotation.labels[box.slices][counted]
+                truth = case.annotation.labels[box.slices][counted].astype(np.int64)
                 found = predictor.logits(box, frame=box).argmax(0).numpy()[counted]
                 joint += np.bincount(truth * plan.classes + found, minlength=joint.size).reshape(joint.shape)
         hits = np.diag(joint)[1:]

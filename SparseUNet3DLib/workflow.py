@@ -36,7 +36,7 @@ from SparseUNet3DLib.inference import InferenceSettings, Predictor, larger_tiles
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation, fit_normalisation
-from SparseUNet3DLib.plan import Plan, make_plan, override_plan
+from SparseUNet3DLib.plan import Plan, fit_to_memory, make_plan, override_plan
 from SparseUNet3DLib.recipe import PRESETS, Recipe
 from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
@@ -125,14 +125,16 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
         raise InputError(f"The model to start from has {len(start.channels)} channel(s), the volumes {len(names)}.")
     normalisation = start.channels if start else fit_normalisation(names, arrays)
     classes = len(cases[0].annotation.segments) + 1
+    memory = options.memory or available_memory(device)
     if start:
-        plan = replace(start.plan, classes=classes)
+        plan = fit_to_memory(replace(start.plan, classes=classes), memory)
+        if plan.network != recipe.network:
+            warn(f"The model to start from is a '{plan.network}' network, so that '{recipe.network}' does not count.")
     else:
         shapes = [a.shape[1:] for a in arrays]
         spacings = [c.volume.geometry.array_spacing for c in cases]
-        memory = options.memory or available_memory(device)
         plan = make_plan(recipe, shapes, spacings, len(names), classes, memory, device.type != "cpu")
-        plan = override_plan(plan, options.plan)
+    plan = override_plan(plan, options.plan)
     training, validation = split_held_out(cases, options.hold_out)
     reporter.emit(
         "plan",
