@@ -114,7 +114,7 @@ def write_panels(
         MissingDependencyError: pillow is not installed.
         OutputError: the file cannot be written.
     """
-    _import_pillow()
+    require_pillow()
     _check(image, geometry, columns, planes, channel)
     channels = _shown_channels(image, channel)
     windows = [_window(image[c]) for c in channels]
@@ -164,7 +164,12 @@ def write_summary(
     write_panels(path, volume.array, volume.geometry, columns, planes)
 
 
-def _import_pillow() -> None:
+def require_pillow() -> None:
+    """Make sure that pictures can be made.
+
+    Raises:
+        MissingDependencyError: pillow is not installed.
+    """
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:

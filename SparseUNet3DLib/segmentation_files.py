@@ -75,16 +75,32 @@ def write_segmentation(segmentation: Segmentation, path: str | os.PathLike) -> N
     # Half the memory in Slicer, where few segmentations have more.
     dtype = np.uint8 if len(segmentation.segments) <= np.iinfo(np.uint8).max else np.uint16
     labels = segmentation.labels.astype(dtype, copy=False)
-    if path.name.lower().endswith(_SLICER_SUFFIX):
+    sidecar = sidecar_to_write(path)
+    if sidecar is None:
         metadata = metadata_from_segments(segmentation.segments, segmentation.geometry.size, path)
         write_image(labels, segmentation.geometry, path, metadata)
         return
-    sidecar = _sidecar_path(path)
-    if sidecar.exists() and not _is_sidecar(sidecar):
-        raise OutputError(f"Cannot write '{path}': its names would replace '{sidecar}', which is another file.")
     with atomic_path(sidecar) as temporary:
         temporary.write_text(sidecar_text(segmentation.segments), encoding="utf-8")
         write_image(labels, segmentation.geometry, path)
+
+
+def sidecar_to_write(path: str | os.PathLike) -> Path | None:
+    """The file beside ``path`` that the names go to; None for .seg.nrrd, which holds them itself.
+
+    Raises:
+        OutputError: a JSON file of another kind is there.
+    """
+    path = Path(path)
+    if path.name.lower().endswith(_SLICER_SUFFIX):
+        return None
+    sidecar = _sidecar_path(path)
+    if sidecar.exists() and not _is_sidecar(sidecar):
+        raise OutputError(
+            f"Cannot write '{path}': its segment names would replace '{sidecar}', which is another file; "
+            "give another name, such as one that ends in .seg.nrrd."
+        )
+    return sidecar
 
 
 def on_grid(

@@ -38,13 +38,15 @@ def read_tensor_file(path: str | os.PathLike, kind: str, headers_only: bool = Fa
         InputError: there is no such file, or it is damaged, foreign, or of another kind.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no {kind} file '{path}'.")
+    if path.is_dir():
+        raise InputError(f"'{path}' is a folder; name the {kind} file in it.")
+    if not os.path.isfile(path):
+        raise InputError(f"There is no {kind} file '{path}'; check its name.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if _KIND not in metadata or _HEADER not in metadata:
-                raise InputError(f"'{path}' is a safetensors file of another program, not a SparseUNet3D {kind}.")
+                raise InputError(f"'{path}' was written by another program; a {kind} of SparseUNet3D is needed here.")
             if metadata[_KIND] != kind:
                 raise InputError(f"'{path}' is a SparseUNet3D {metadata[_KIND]}, but a {kind} is needed here.")
             header = json.loads(metadata[_HEADER])

@@ -6,33 +6,45 @@ Exit codes: 0 done; 1 unexpected error; 2 usage; 3 input; 4 missing package; 5 m
 
 from __future__ import annotations
 
-import os
-import sys
+import argparse
 from collections.abc import Sequence
 
-from SparseUNet3DLib.command_line.options import make_reporter
-from SparseUNet3DLib.command_line.parser import make_parser
 from SparseUNet3DLib.dependencies import missing_package
-from SparseUNet3DLib.errors import Interrupted, MemoryLimitError, SparseUNetError
+from SparseUNet3DLib.errors import Interrupted, MemoryLimitError, OutputError, SparseUNetError
+from SparseUNet3DLib.events import Reporter, TerminalReporter
+from SparseUNet3DLib.out_of_memory import is_out_of_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    args = make_parser().parse_args(arguments)
-    reporter = make_reporter(args)
+    reporter: Reporter = TerminalReporter()
     try:
         try:
-            args.run(args, reporter)
-        except KeyboardInterrupt:
-            raise Interrupted("Stopped by a second Ctrl-C; nothing more was saved.") from None
+            from SparseUNet3DLib.command_line.console import make_reporter
+            from SparseUNet3DLib.command_line.parser import make_parser
         except ModuleNotFoundError as error:
             raise missing_package(error) from error
-        except MemoryError:
-            raise MemoryLimitError("Memory ran out; close other programs, or use smaller volumes.") from None
+        args = make_parser().parse_args(arguments)
+        reporter = make_reporter(args)
+        _run(args, reporter)
     except SparseUNetError as error:
         reporter.emit("error", message=str(error), exit_code=error.exit_code, kind=type(error).__name__)
         return error.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has gone; what was to be written to files has been.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _run(args: argparse.Namespace, reporter: Reporter) -> None:
+    """Run the command; what can go wrong anywhere is told in a sentence, too."""
+    try:
+        args.run(args, reporter)
+    except KeyboardInterrupt:
+        raise Interrupted("Stopped at once by Ctrl-C; what was not saved yet is lost.") from None
+    except ModuleNotFoundError as error:
+        raise missing_package(error) from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryLimitError("Memory ran out; close other programs, or use smaller volumes.") from error
+    except OSError as error:
+        name = f" '{error.filename}'" if error.filename else ""
+        raise OutputError(f"The system cannot read or write{name}: {error.strerror or error}.") from error

@@ -9,13 +9,16 @@ from pathlib import Path
 
 from SparseUNet3DLib.annotation import SparseAnnotation, from_planes, parse_planes, share_annotated
 from SparseUNet3DLib.atomic import atomic_path
-from SparseUNet3DLib.command_line.options import read_image, read_segmentation_on, require_free, say
+from SparseUNet3DLib.command_line.console import say
+from SparseUNet3DLib.command_line.options import read_image, read_segmentation_on
+from SparseUNet3DLib.command_line.outputs import STOP_FILE, check_outputs, make_folder
 from SparseUNet3DLib.dependencies import require_torch
-from SparseUNet3DLib.errors import MissingDependencyError, OutputError
+from SparseUNet3DLib.errors import MissingDependencyError, UsageError
 from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, Scores, score
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
+from SparseUNet3DLib.stopping import StopRequest
 
 MINUTES = 3.5
 #: Every sixth axial slice of 34: 17.6 % of the voxels.
@@ -28,23 +31,24 @@ _FILES = {
     "pictures": "panels.png",
     "scores": "scores.json",
 }
+_KINDS = {"annotation": "segmentation", "interpolation": "segmentation"}
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Run the command."""
     require_torch()
-    from SparseUNet3DLib.command_line.training_options import stop_request, tune_allocator
-    from SparseUNet3DLib.pictures import Column, write_summary
+    from SparseUNet3DLib.device import tune_allocator
+    from SparseUNet3DLib.pictures import Column, require_pillow, write_summary
     from SparseUNet3DLib.recipe import preset
     from SparseUNet3DLib.workflow import RunOptions, densify
 
+    if not args.minutes > 0:
+        raise UsageError(f"--minutes must be above 0, not {args.minutes:g}.")
+    require_pillow()
     image, truth_file = _sample_files()
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot make the folder '{args.output}': {error.strerror}.") from None
+    make_folder(args.output)
     files = {name: args.output / file for name, file in _FILES.items()}
-    require_free(files.values(), args.overwrite)
+    check_outputs([(_KINDS.get(name, name), file) for name, file in files.items()], [], args.overwrite)
     tune_allocator()
     volume = read_image([image], reporter)
     truth = read_segmentation_on(volume.geometry, truth_file, reporter)
@@ -54,9 +58,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     say(args, share_annotated(annotation).as_table())
     # The slices are few and the others are scored, so none is held out.
     recipe, options = replace(preset("balanced"), seconds=60 * args.minutes), RunOptions(hold_out=0)
-    with stop_request(args.output) as stop:
-        prediction, model = densify(volume, annotation, recipe, options, reporter, stop)
+    # First what is quick, and may lack its package.
     interpolated, peer = _interpolate(annotation, truth)
+    stop = StopRequest(args.output / STOP_FILE)
+    with stop.signals():
+        prediction, model = densify(volume, annotation, recipe, options, reporter, stop)
     ours = score(prediction.segmentation.labels, truth.labels, truth.segments, ~annotation.annotated, NEVER_ANNOTATED)
     write_segmentation(Segmentation(annotation.labels, truth.segments, volume.geometry), files["annotation"])
     write_segmentation(prediction.segmentation, files["segmentation"])
@@ -69,7 +75,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         temporary.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     say(args, _comparison(ours, peer))
     say(args, _advice(args.output, image))
-    reporter.emit("done", outputs={n: str(f) for n, f in files.items()}, scores=ours.to_dict())
+    reporter.emit("done", outputs={n: str(f) for n, f in files.items()}, scores=ours.to_dict(), held_out_iou=None)
 
 
 def _sample_files() -> tuple[Path, Path]:
@@ -115,9 +121,10 @@ def _advice(folder: Path, image: Path) -> str:
     return (
         f"\nResults are in '{folder.resolve()}'.\n"
         f"  {_FILES['pictures']}: slices, annotation, segmentation and errors beside each other\n"
-        f"To see them in 3D Slicer, drag these two files into its window and confirm with OK:\n"
+        f"To see them in 3D Slicer, drag these two files into its window, and press OK:\n"
         f"  {image}\n"
         f"  {(folder / _FILES['segmentation']).resolve()}\n"
         f"To use the model on another CT:\n"
-        f"  sparse-unet3d segment {folder / _FILES['model']} OTHER.nrrd --output other.seg.nrrd"
+        f"  sparse-unet3d segment {folder / _FILES['model']} OTHER.nrrd \\\n"
+        f"    --output other.seg.nrrd"
     )

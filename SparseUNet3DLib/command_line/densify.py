@@ -4,51 +4,45 @@ from __future__ import annotations
 
 import argparse
 
-from SparseUNet3DLib.annotation import share_annotated
-from SparseUNet3DLib.command_line.options import (
-    make_recipe,
-    read_annotation,
-    read_image,
-    read_segmentation_on,
-    require_free,
-    run_folder,
-    say,
-)
+from SparseUNet3DLib.annotation import SparseAnnotation, share_annotated
+from SparseUNet3DLib.command_line.console import say
+from SparseUNet3DLib.command_line.options import make_recipe, read_annotation, read_image, read_segmentation_on
+from SparseUNet3DLib.command_line.outputs import check_outputs, run_folder
 from SparseUNet3DLib.dependencies import require_torch
-from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, score_segmentation
+from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, match_segments, score_segmentation
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.segmentation_files import write_segmentation
-from SparseUNet3DLib.volumes import write_scalar_volume
+from SparseUNet3DLib.segments import Segmentation
+from SparseUNet3DLib.volumes import Volume, write_scalar_volume
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Run the command."""
     require_torch()
     from SparseUNet3DLib.cases import Case
-    from SparseUNet3DLib.command_line.training_options import (
-        inference_settings,
-        make_run_options,
-        stop_request,
-        tune_allocator,
-    )
+    from SparseUNet3DLib.command_line.training_options import inference_settings, make_run_options, tune_allocator
+    from SparseUNet3DLib.pictures import require_pillow, write_summary
     from SparseUNet3DLib.workflow import densify, prepare
 
     outputs = {
         "segmentation": args.output, "model": args.model, "confidence": args.confidence, "pictures": args.pictures,
     }
-    require_free(outputs.values(), args.overwrite)
+    # A run that goes on finds its own preview.
+    preview = None if args.resume else args.preview
+    inputs = [*args.image, args.annotation, args.truth, args.start_from]
+    check_outputs([*outputs.items(), ("preview", preview)], inputs, args.overwrite)
+    if args.pictures:
+        require_pillow()
     tune_allocator()
     recipe, settings = make_recipe(args), inference_settings(args)
-    volume = read_image(args.image, reporter)
-    annotation = read_annotation(args.annotation, volume, args, reporter)
-    truth = read_segmentation_on(volume.geometry, args.truth, reporter) if args.truth else None
-    say(args, share_annotated(annotation).as_table())
     if args.dry_run:
+        volume, annotation, _ = _read(args, reporter)
         prepare([Case(volume, annotation)], recipe, make_run_options(args, None), reporter)
         return
-    with run_folder(args) as folder:
+    with run_folder(args) as (folder, stop):
+        volume, annotation, truth = _read(args, reporter)
         options = make_run_options(args, folder)
-        with stop_request(folder) as stop:
+        with stop.signals():
             prediction, model = densify(
                 volume, annotation, recipe, options, reporter, stop, settings, keep_annotation=not args.repaint
             )
@@ -62,8 +56,6 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         scores = score_segmentation(prediction.segmentation, truth, ~annotation.annotated, NEVER_ANNOTATED)
         say(args, scores.as_table())
     if args.pictures:
-        from SparseUNet3DLib.pictures import write_summary
-
         write_summary(args.pictures, volume, prediction.segmentation, annotation, truth)
     reporter.emit(
         "done",
@@ -71,3 +63,20 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         scores=scores.to_dict() if scores else None,
         held_out_iou=model.record["held_out_iou"],
     )
+
+
+def _read(args: argparse.Namespace, reporter: Reporter) -> tuple[Volume, SparseAnnotation, Segmentation | None]:
+    """Volume, annotation and truth; how much is annotated is told.
+
+    Raises:
+        InputError, UsageError: one of them cannot be used, or they do not belong together.
+    """
+    volume = read_image(args.image, reporter)
+    annotation = read_annotation(args.annotation, volume, args, reporter)
+    truth = None
+    if args.truth:
+        truth = read_segmentation_on(volume.geometry, args.truth, reporter)
+        # What cannot be scored in the end is better refused now.
+        match_segments(Segmentation(annotation.labels, annotation.segments, volume.geometry), truth)
+    say(args, share_annotated(annotation).as_table())
+    return volume, annotation, truth

@@ -7,16 +7,12 @@ import json
 
 import numpy as np
 
-from SparseUNet3DLib.annotation import SparseAnnotation, parse_planes
+from SparseUNet3DLib.annotation import parse_planes
 from SparseUNet3DLib.atomic import atomic_path
-from SparseUNet3DLib.command_line.options import (
-    read_annotation,
-    read_image,
-    read_segmentation_on,
-    require_free,
-    say,
-)
-from SparseUNet3DLib.errors import UsageError
+from SparseUNet3DLib.command_line.console import say
+from SparseUNet3DLib.command_line.options import read_annotation, read_image, read_named, read_segmentation_on
+from SparseUNet3DLib.command_line.outputs import check_outputs
+from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.evaluation import (
     CONFUSION_SEGMENTS,
     HELD_OUT_PLANES,
@@ -27,19 +23,22 @@ from SparseUNet3DLib.evaluation import (
     score_segmentation,
 )
 from SparseUNet3DLib.events import Reporter
-from SparseUNet3DLib.segmentation_files import read_segmentation, write_segmentation
+from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
+from SparseUNet3DLib.volumes import Volume
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Run the command."""
-    if args.pictures and not args.image:
-        raise UsageError("--pictures needs the volume to draw: give it with --image.")
-    if args.annotation and args.planes:
-        raise UsageError("Give either --annotation or --planes: each says which voxels are counted.")
+    from SparseUNet3DLib.pictures import require_pillow, write_summary
+
+    _check_options(args)
+    if args.pictures:
+        require_pillow()
     outputs = {"scores": args.json, "confusion": args.confusion, "pictures": args.pictures}
-    require_free(outputs.values(), args.overwrite)
-    found = read_segmentation(args.segmentation)
+    inputs = [args.segmentation, args.truth, args.annotation, *(args.image or [])]
+    check_outputs(list(outputs.items()), inputs, args.overwrite)
+    found = read_named(args.segmentation)
     truth = read_segmentation_on(found.geometry, args.truth, reporter)
     annotation = None
     where, region = None, WHOLE_VOLUME
@@ -48,6 +47,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         where, region = ~annotation.annotated, NEVER_ANNOTATED
     elif args.planes:
         where, region = _on_planes(args.planes, found), HELD_OUT_PLANES
+    volume = _read_background(args, found, reporter) if args.image else None
     scores = score_segmentation(found, truth, where, region)
     say(args, scores.as_table())
     if args.json:
@@ -57,9 +57,39 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         found_labels, true_labels, _ = match_segments(found, truth)
         errors = confusion(found_labels, true_labels, where).astype(np.uint16)
         write_segmentation(Segmentation(errors, CONFUSION_SEGMENTS, found.geometry), args.confusion)
-    if args.pictures:
-        _draw(args, found, truth, annotation, reporter)
-    reporter.emit("done", outputs={n: str(p) for n, p in outputs.items() if p}, scores=scores.to_dict())
+    if volume is not None:
+        write_summary(args.pictures, volume, found, annotation, truth)
+    written = {name: str(path) for name, path in outputs.items() if path}
+    reporter.emit("done", outputs=written, scores=scores.to_dict(), held_out_iou=None)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect, or contradict each other.
+
+    Raises:
+        UsageError: which ones.
+    """
+    if bool(args.pictures) != bool(args.image):
+        raise UsageError("--pictures and --image belong together: the picture's file, and the volume to draw.")
+    if args.annotation and args.planes:
+        raise UsageError("Give either --annotation or --planes: each says which voxels are counted.")
+    if (args.slices or args.scribbles) and not args.annotation:
+        raise UsageError("--slices and --scribbles say how --annotation is meant: name it, or use --planes instead.")
+
+
+def _read_background(args: argparse.Namespace, found: Segmentation, reporter: Reporter) -> Volume:
+    """The volume to draw.
+
+    Raises:
+        InputError: it cannot be used, or lies on another grid than the segmentation.
+    """
+    volume = read_image(args.image, reporter)
+    if not volume.geometry.same_grid(found.geometry):
+        raise InputError(
+            f"'{args.image[0]}' ({volume.geometry.describe()}) lies on another grid than the segmentation "
+            f"'{args.segmentation}' ({found.geometry.describe()}); give the volume that was segmented."
+        )
+    return volume
 
 
 def _on_planes(texts: list[str], found: Segmentation) -> np.ndarray:
@@ -67,15 +97,3 @@ def _on_planes(texts: list[str], found: Segmentation) -> np.ndarray:
     for plane in parse_planes(texts, found.labels.shape):
         where[tuple(plane.index if a == plane.axis else slice(None) for a in range(3))] = True
     return where
-
-
-def _draw(
-    args: argparse.Namespace,
-    found: Segmentation,
-    truth: Segmentation,
-    annotation: SparseAnnotation | None,
-    reporter: Reporter,
-) -> None:
-    from SparseUNet3DLib.pictures import write_summary
-
-    write_summary(args.pictures, read_image(args.image, reporter), found, annotation, truth)

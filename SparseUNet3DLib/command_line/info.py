@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from SparseUNet3DLib.command_line.console import print_result, say
 from SparseUNet3DLib.dependencies import require_torch
 from SparseUNet3DLib.events import Reporter
 
@@ -15,4 +16,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     from SparseUNet3DLib.model_file import load_model
 
     model = load_model(args.model)
-    print(json.dumps(model.header(), indent=2) if args.json else model.card())
+    if args.json:
+        print_result(json.dumps(model.header(), indent=2))
+    else:
+        say(args, model.card())

@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from SparseUNet3DLib.annotation import SparseAnnotation, from_painted, from_planes, from_scribbles, parse_planes
-from SparseUNet3DLib.errors import InputError, OutputError, UsageError
-from SparseUNet3DLib.events import CollectingReporter, JsonLinesReporter, Reporter, TerminalReporter
+from SparseUNet3DLib.errors import InputError, UsageError
+from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.recipe import Recipe, preset
 from SparseUNet3DLib.segmentation_files import on_grid, read_segmentation
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.volumes import Volume, read_volume
-
-STOP_FILE = "stop"
-
-
-def make_reporter(args: argparse.Namespace) -> Reporter:
-    """Who is told about progress."""
-    if args.progress == "jsonl":
-        return JsonLinesReporter()
-    return TerminalReporter() if args.progress == "terminal" else CollectingReporter()
-
-
-def say(args: argparse.Namespace, text: str) -> None:
-    """Print a result for a person; a program reads it from the "done" event instead."""
-    if args.progress != "jsonl":
-        print(text, flush=True)
-
-
-def require_free(paths: Iterable[Path | None], overwrite: bool) -> None:
-    """Refuse to replace files, before hours are spent on making the new ones.
-
-    Raises:
-        OutputError: a file exists, or its folder does not.
-    """
-    for path in paths:
-        if path is None:
-            continue
-        if path.exists() and not overwrite:
-            raise OutputError(f"'{path}' exists already; give another name, or --overwrite to replace it.")
-        if not path.absolute().parent.is_dir():
-            raise OutputError(f"Cannot write '{path}': the folder '{path.absolute().parent}' does not exist.")
 
 
 def read_image(paths: Sequence[Path], reporter: Reporter) -> Volume:
@@ -54,11 +23,23 @@ def read_image(paths: Sequence[Path], reporter: Reporter) -> Volume:
     return read_volume(paths, warn=lambda message: reporter.emit("warning", message=message))
 
 
+def read_named(path: Path) -> Segmentation:
+    """The segmentation in ``path``, whose segments can be told by their names.
+
+    Raises:
+        InputError: it cannot be used, or two segments have the same name.
+    """
+    segmentation = read_segmentation(path)
+    counts = Counter(segment.name for segment in segmentation.segments)
+    for name, count in counts.items():
+        if count > 1:
+            raise InputError(f"'{path}': {count} segments are named '{name}'; give each a name of its own.")
+    return segmentation
+
+
 def read_segmentation_on(geometry: Geometry, path: Path, reporter: Reporter) -> Segmentation:
-    """The segmentation in ``path`` on the grid ``geometry``; what had to be left out is reported."""
-    return on_grid(
-        read_segmentation(path), geometry, str(path), lambda message: reporter.emit("warning", message=message)
-    )
+    """As ``read_named``, on the grid ``geometry``; what had to be left out is reported."""
+    return on_grid(read_named(path), geometry, str(path), lambda message: reporter.emit("warning", message=message))
 
 
 def read_annotation(
@@ -69,13 +50,20 @@ def read_annotation(
     Raises:
         InputError, UsageError: the file, its grid, or the slices make no sense.
     """
+    if args.scribbles and args.slices:
+        raise UsageError("Give either --slices or --scribbles: with scribbles only painted voxels count.")
     segmentation = read_segmentation_on(on.geometry, path, reporter)
-    slices = args.slices or ["auto"]
+    try:
+        return _as_meant(segmentation, args)
+    except (InputError, UsageError) as error:
+        raise type(error)(f"'{path}': {error}") from None
+
+
+def _as_meant(segmentation: Segmentation, args: argparse.Namespace) -> SparseAnnotation:
     if args.scribbles:
-        if args.slices:
-            raise UsageError("Give either --slices or --scribbles: with scribbles only painted voxels count.")
         return from_scribbles(segmentation, args.background)
-    planes = parse_planes([s for s in slices if s != "auto"], on.geometry.array_shape)
+    slices = args.slices or ["auto"]
+    planes = parse_planes([s for s in slices if s != "auto"], segmentation.labels.shape)
     if "auto" in slices:
         return from_painted(segmentation, planes, args.background)
     return from_planes(segmentation, planes, args.background)
@@ -89,6 +77,12 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
     """
     recipe = preset(args.preset)
     changes: dict = {}
+    if args.minutes is not None and not args.minutes > 0:
+        raise UsageError(f"--minutes must be above 0, not {args.minutes:g}.")
+    if args.iterations is not None and args.iterations < 1:
+        raise UsageError(f"--iterations must be 1 or more, not {args.iterations}.")
+    if args.seed is not None and not 0 <= args.seed < 2**63:
+        raise UsageError(f"--seed must be a number from 0 to 2^63 - 1, not {args.seed}.")
     if args.minutes is not None:
         changes["seconds"] = 60 * args.minutes
         changes["iterations"] = None
@@ -129,31 +123,3 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--plan takes KEY=VALUE, for example batch_size=1, not '{text}'.")
         result[name] = value
     return result
-
-
-@contextmanager
-def run_folder(args: argparse.Namespace) -> Iterator[Path]:
-    """The folder of the run's checkpoint; a folder of our own choosing is removed after success.
-
-    Raises:
-        InputError: there is a checkpoint and nothing was said of it, or none to resume from.
-        OutputError: the folder cannot be made.
-    """
-    from SparseUNet3DLib.checkpoint import FILE_NAME
-
-    folder = args.run_folder or args.output.with_name(args.output.name + ".run")
-    there = (folder / FILE_NAME).exists()
-    if there and not (args.resume or args.restart):
-        raise InputError(
-            f"'{folder}' holds the checkpoint of an unfinished run; add --resume to go on with it, "
-            "or --restart to begin anew."
-        )
-    if args.resume and not there:
-        raise InputError(f"There is no checkpoint in '{folder}' to resume from; leave --resume out to begin.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot make the run folder '{folder}': {error.strerror}.") from None
-    yield folder
-    if args.run_folder is None:
-        shutil.rmtree(folder, ignore_errors=True)

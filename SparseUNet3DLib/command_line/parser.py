@@ -38,8 +38,8 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_densify(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "densify", densify.run, "learn from some slices of a volume and segment all of it")
     parser.add_argument("image", nargs="+", type=Path, help="volume; several files of one channel each are channels")
-    parser.add_argument("--annotation", "-a", type=Path, required=True, help=".seg.nrrd or label map with the slices")
-    parser.add_argument("--output", "-o", type=Path, required=True, help="segmentation to write, .seg.nrrd or label map")
+    parser.add_argument("--annotation", "-a", type=Path, required=True, help="painted slices, .seg.nrrd or label map")
+    parser.add_argument("--output", "-o", type=Path, required=True, help="result to write, .seg.nrrd or label map")
     parser.add_argument("--model", type=Path, help="also save the trained model here (.safetensors)")
     parser.add_argument("--confidence", type=Path, help="also write the confidence in percent here")
     parser.add_argument("--truth", type=Path, help="dense segmentation to score the never annotated voxels against")
@@ -97,9 +97,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 def _add_info(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "info", info.run, "print a model's card")
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=Path, help="model to describe")
     parser.add_argument("--json", action="store_true", help="print the header as JSON instead")
-    _add_common_options(parser)
+    parser.set_defaults(progress="terminal")
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
@@ -117,7 +117,7 @@ def _add_annotation_options(parser: argparse.ArgumentParser) -> None:
         help="only painted voxels count; a segment of the background must be among them",
     )
     group.add_argument(
-        "--background", default="background", metavar="NAME", help="name of the background segment (default: %(default)s)"
+        "--background", default="background", metavar="NAME", help="its segment's name (default: %(default)s)"
     )
 
 
@@ -141,20 +141,20 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     begin = group.add_mutually_exclusive_group()
     begin.add_argument("--resume", action="store_true", help="go on from the run folder's checkpoint")
     begin.add_argument("--restart", action="store_true", help="begin anew although there is a checkpoint")
-    begin.add_argument("--start-from", type=Path, metavar="MODEL", help="go on from a trained model (warm start)")
+    group.add_argument("--start-from", type=Path, metavar="MODEL", help="go on from a trained model (warm start)")
     group.add_argument("--dry-run", action="store_true", help="show plan, memory and device, and stop")
 
 
 def _add_inference_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("segmenting")
     group.add_argument("--overlap", type=float, default=0.5, help="overlap of tiles, 0 to 0.9 (default: %(default)g)")
-    group.add_argument("--average-mirrored", default="", metavar="AXES", help="average over mirrorings along these axes")
+    group.add_argument("--average-mirrored", default="", metavar="AXES", help="average over mirrorings of these axes")
 
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", choices=("terminal", "jsonl", "none"), default="terminal",
-        help="progress on the terminal, or as one JSON object per line on standard output",
+        help="terminal: for a person (default); jsonl: a JSON object per line on standard output; none: problems only",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing output files")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from SparseUNet3DLib.command_line.options import read_image, require_free
+from SparseUNet3DLib.command_line.options import read_image
+from SparseUNet3DLib.command_line.outputs import check_outputs, make_folder
 from SparseUNet3DLib.dependencies import require_torch
-from SparseUNet3DLib.errors import InputError, OutputError, UsageError
+from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.image_files import volume_stem
 from SparseUNet3DLib.segmentation_files import write_segmentation
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             write_scalar_volume(prediction.confidence, volume.geometry, _confidence_path(target))
     if failed:
         raise InputError(f"{len(failed)} of {len(volumes)} volumes could not be segmented: {', '.join(failed)}.")
-    reporter.emit("done", outputs=outputs, scores=None)
+    reporter.emit("done", outputs=outputs, scores=None, held_out_iou=None)
 
 
 def _targets(volumes: list[list[Path]], args: argparse.Namespace) -> list[Path]:
@@ -56,7 +57,7 @@ def _targets(volumes: list[list[Path]], args: argparse.Namespace) -> list[Path]:
 
     Raises:
         UsageError: nothing to do, or one name for many results.
-        OutputError: a file exists, or the folder cannot be made.
+        OutputError: a file exists, or a folder cannot be made or written.
     """
     if not volumes:
         raise UsageError("Name at least one volume to segment.")
@@ -65,17 +66,15 @@ def _targets(volumes: list[list[Path]], args: argparse.Namespace) -> list[Path]:
             raise UsageError(f"{len(volumes)} volumes cannot all be written to '{args.output}'; use --output-folder.")
         targets = [args.output]
     else:
-        try:
-            args.output_folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"Cannot make the folder '{args.output_folder}': {error.strerror}.") from None
         targets = [args.output_folder / f"{volume_stem(files[0])}.seg.nrrd" for files in volumes]
         for target in targets:
             if targets.count(target) > 1:
-                raise UsageError(f"Several volumes are named '{volume_stem(target)}'; rename them or segment them apart.")
-    require_free(targets, args.overwrite)
+                raise UsageError(f"Several volumes would be written to '{target}'; segment them into several folders.")
+        make_folder(args.output_folder)
+    outputs = [("segmentation", target) for target in targets]
     if args.confidence:
-        require_free([_confidence_path(t) for t in targets], args.overwrite)
+        outputs += [("confidence", _confidence_path(target)) for target in targets]
+    check_outputs(outputs, [args.model, *(file for files in volumes for file in files)], args.overwrite)
     return targets
 
 

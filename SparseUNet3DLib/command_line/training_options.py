@@ -1,23 +1,21 @@
-"""Options of the commands that need torch: how a run is made, stopped and applied."""
+"""Options of the commands that need torch: how a run is made and applied."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from pathlib import Path
 
 import torch
 
-from SparseUNet3DLib.command_line.options import STOP_FILE, axes, parse_overrides
+from SparseUNet3DLib.command_line.options import axes, parse_overrides
 from SparseUNet3DLib.device import available_memory, tune_allocator
 from SparseUNet3DLib.errors import UsageError
 from SparseUNet3DLib.inference import InferenceSettings
 from SparseUNet3DLib.model_file import load_model
-from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.workflow import LOGITS_SHARE, RunOptions
 
-__all__ = ["inference_settings", "make_run_options", "stop_request", "tune_allocator"]
+__all__ = ["inference_settings", "make_run_options", "tune_allocator"]
 
 
 def make_run_options(args: argparse.Namespace, folder: Path | None) -> RunOptions:
@@ -28,8 +26,8 @@ def make_run_options(args: argparse.Namespace, folder: Path | None) -> RunOption
     """
     if args.hold_out is not None and args.hold_out < 0:
         raise UsageError(f"--hold-out must be 0 or more, not {args.hold_out}.")
-    if args.memory is not None and not args.memory > 0:
-        raise UsageError(f"--memory must be above 0 GiB, not {args.memory:g}.")
+    if args.memory is not None and not 0 < args.memory < math.inf:
+        raise UsageError(f"--memory must be above 0 GiB and finite, not {args.memory:g}.")
     return RunOptions(
         device=args.device,
         hold_out=args.hold_out,
@@ -52,11 +50,3 @@ def inference_settings(args: argparse.Namespace) -> InferenceSettings:
         raise UsageError(f"--overlap must be between 0 and 0.9, not {args.overlap:g}.")
     memory = int(LOGITS_SHARE * available_memory(torch.device("cpu")))
     return InferenceSettings(args.overlap, axes(args.average_mirrored, "--average-mirrored"), memory)
-
-
-@contextmanager
-def stop_request(folder: Path) -> Iterator[StopRequest]:
-    """Listens to Ctrl-C, SIGTERM and the stop file in ``folder``."""
-    stop = StopRequest(folder / STOP_FILE)
-    with stop.signals():
-        yield stop
