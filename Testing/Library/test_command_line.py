@@ -1,0 +1,457 @@
+"""The commands from end to end: what they write, print and report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from command import PAINTED, SEGMENTS, SHAPE, SMALL, call, painted, run, start, structures, write_case, write_image
+
+from SparseUNet3DLib.command_line.parser import make_parser
+from SparseUNet3DLib.events import EventDecoder
+from SparseUNet3DLib.geometry import Geometry
+from SparseUNet3DLib.model_file import load_model
+from SparseUNet3DLib.segmentation_files import read_segmentation, write_segmentation
+from SparseUNet3DLib.segments import Segment, Segmentation
+
+LABELS = structures()
+DENSIFY = ("densify", "vol.nrrd", "-a", "ann.seg.nrrd", "-o", "out.seg.nrrd", *SMALL)
+#: The fields of every event, with the types they may have.
+NUMBER, OPTIONAL = (int, float), (int, float, type(None))
+FIELDS = {
+    "plan": {"plan": dict, "lines": list, "device": str, "memory_bytes": int, "held_out": dict},
+    "phase": {"phase": str, "fraction": NUMBER},
+    "step": {
+        "iteration": int, "iterations": (int, type(None)), "seconds": NUMBER, "seconds_total": OPTIONAL,
+        "fraction": NUMBER, "loss": NUMBER, "learning_rate": NUMBER, "eta_seconds": OPTIONAL,
+    },
+    "validation": {"iteration": int, "mean_iou": OPTIONAL, "iou": dict},
+    "checkpoint": {"path": str, "iteration": int},
+    "preview": {"path": str, "iteration": int},
+    "warning": {"message": str},
+    "done": {"outputs": dict, "scores": (dict, type(None)), "held_out_iou": (dict, type(None))},
+    "error": {"message": str, "exit_code": int, "kind": str},
+}
+
+
+def check_event(event: dict) -> None:
+    """The event has exactly the fields that are documented."""
+    expected = {"event": str, "time": NUMBER, **FIELDS[event["event"]]}
+    assert event.keys() == expected.keys()
+    for name, kinds in expected.items():
+        assert isinstance(event[name], kinds), (event["event"], name, event[name])
+
+
+def strict_lines(text: str) -> list[dict]:
+    """Each line as strict JSON, which has no NaN."""
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a volume, its annotation and its truth, in which the test runs."""
+    write_case(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two cases, a model trained on both, and what the training printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_case(folder)
+    write_case(folder, "other-", seed=1)
+    cases = ("-c", "vol.nrrd", "ann.seg.nrrd", "--case", "other-vol.nrrd", "other-ann.seg.nrrd")
+    code, out, err = run("train", *cases, "-o", "m.safetensors", "--iterations", 25, *SMALL, cwd=folder)
+    assert code == 0, err
+    (folder / "train.out").write_text(out)
+    return folder
+
+
+# -- densify -------------------------------------------------------------------------------------------
+
+
+#: Previews are due after some seconds of training; here at once.
+HURRY = "import SparseUNet3DLib.training as t\nt._FIRST_VALIDATION_SECONDS = 0.0"
+
+#: The slices of this run: those that show structures are found, one that shows none is named.
+KNOWN = [3, 8, 12, 16]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, str]:
+    """Folder, standard output and standard error of one run with all outputs."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_case(folder)
+    outputs = (
+        *("--model", "m.safetensors", "--confidence", "c.nrrd", "--pictures", "p.png", "--preview", "pre.seg.nrrd"),
+        *("--truth", "truth.seg.nrrd", "--slices", "auto", "--slices", "z:3", "--hold-out", "1"),
+    )
+    arguments = (*DENSIFY, *outputs, "--plan", "widths=8,16", "--iterations", "80", "--progress", "jsonl")
+    with start(*arguments, cwd=folder, code=HURRY) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err.decode()
+    return folder, out, err.decode()
+
+
+def test_densify_writes_every_output(whole_run: tuple[Path, bytes, str]):
+    folder = whole_run[0]
+    written = {p.name for p in folder.iterdir()} - {"vol.nrrd", "ann.seg.nrrd", "truth.seg.nrrd"}
+    assert written == {"out.seg.nrrd", "m.safetensors", "c.nrrd", "p.png", "pre.seg.nrrd"}
+    assert (folder / "p.png").read_bytes().startswith(b"\x89PNG")
+    confidence = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "c.nrrd")))
+    assert confidence.shape == SHAPE
+    assert confidence.max() == 100
+    assert (confidence[KNOWN] == 100).all()
+    assert [s.name for s in load_model(folder / "m.safetensors").segments] == ["liver", "left kidney"]
+
+
+def test_result_has_the_annotation_s_segments_on_the_volume_s_grid(whole_run: tuple[Path, bytes, str]):
+    folder = whole_run[0]
+    volume = Geometry.from_image(sitk.ReadImage(str(folder / "vol.nrrd")))
+    assert np.linalg.det(np.reshape(volume.direction, (3, 3))) == pytest.approx(-1)
+    for name in ("out.seg.nrrd", "pre.seg.nrrd", "c.nrrd"):
+        assert Geometry.from_image(sitk.ReadImage(str(folder / name))) == volume, name
+    for name in ("out.seg.nrrd", "pre.seg.nrrd"):
+        assert read_segmentation(folder / name).segments == SEGMENTS
+
+
+def test_annotated_voxels_stay_as_painted(whole_run: tuple[Path, bytes, str]):
+    found = read_segmentation(whole_run[0] / "out.seg.nrrd").labels
+    np.testing.assert_array_equal(found[KNOWN], LABELS[KNOWN])
+    assert (found[9:12] > 0).any()  # between the painted slices, which the network had to find
+
+
+def test_standard_output_is_nothing_but_documented_events(whole_run: tuple[Path, bytes, str]):
+    _folder, out, err = whole_run
+    events = strict_lines(out.decode())
+    for event in events:
+        check_event(event)
+    names = [event["event"] for event in events]
+    assert {*names} == {"plan", "phase", "step", "validation", "checkpoint", "preview", "done"}
+    assert (names[0], names[-1]) == ("plan", "done")
+    assert names.count("preview") > 1
+    assert [e["time"] for e in events] == sorted(e["time"] for e in events)
+    steps = [e for e in events if e["event"] == "step"]
+    assert (steps[-1]["iteration"], steps[-1]["fraction"]) == (80, 1.0)
+    assert err == ""
+
+
+def test_done_event_tells_outputs_and_scores(whole_run: tuple[Path, bytes, str]):
+    decoder = EventDecoder()
+    # In pieces, as a pipe delivers it.
+    events = [e for n in range(0, len(whole_run[1]), 100) for e in decoder.feed(whole_run[1][n : n + 100])]
+    assert decoder.close() == []
+    done = events[-1]
+    assert done["outputs"] == {
+        "segmentation": "out.seg.nrrd", "model": "m.safetensors", "confidence": "c.nrrd", "pictures": "p.png",
+    }
+    assert done["scores"]["region"] == "voxels never annotated"
+    assert done["scores"]["voxels"] == (SHAPE[0] - len(KNOWN)) * SHAPE[1] * SHAPE[2]
+    assert {s["name"] for s in done["scores"]["segments"]} == done["held_out_iou"].keys() == {"liver", "left kidney"}
+    held_out = next(e for e in events if e["event"] == "plan")["held_out"]
+    assert {name: len(planes) for name, planes in held_out.items()} == {"vol": 1}
+
+
+def test_repaint_lets_the_network_decide_everywhere(folder: Path):
+    assert call(*DENSIFY, "--iterations", 1, "--repaint", "--confidence", "c.nrrd") == 0
+    found = read_segmentation(folder / "out.seg.nrrd").labels
+    assert (found[list(PAINTED)] != LABELS[list(PAINTED)]).any()
+    confidence = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "c.nrrd")))
+    assert confidence[list(PAINTED)].min() < 100
+
+
+@pytest.mark.parametrize(
+    ("options", "planes"),
+    [
+        ((), "0,0,3 planes (yz, xz, xy)"),
+        (("--slices", "auto"), "0,0,3 planes (yz, xz, xy)"),
+        (("--slices", "z:3,8-16:4"), "0,0,4 planes (yz, xz, xy)"),
+        (("--slices", "auto", "--slices", "z:3", "--slices", "x:31"), "1,0,4 planes (yz, xz, xy)"),
+    ],
+)
+def test_slices_are_given_or_found_or_both(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], planes: str
+):
+    assert call(*DENSIFY, "--iterations", 1, "--dry-run", *options) == 0
+    assert capsys.readouterr().out.startswith(planes)
+    assert sorted(p.name for p in folder.iterdir()) == ["ann.seg.nrrd", "truth.seg.nrrd", "vol.nrrd"]
+
+
+def test_scribbles_with_a_segment_of_the_background(folder: Path, capsys: pytest.CaptureFixture[str]):
+    grid = read_segmentation("truth.seg.nrrd").geometry
+    scribbles = np.zeros_like(LABELS)
+    scribbles[12, 14:18, 8:16], scribbles[12, 15, 22:25], scribbles[5, 2, :] = 1, 2, 3
+    segments = (*SEGMENTS, Segment("S3", "Rest"))
+    write_segmentation(Segmentation(scribbles, segments, grid), "scribbles.seg.nrrd")
+    arguments = ("densify", "vol.nrrd", "-a", "scribbles.seg.nrrd", "-o", "out.seg.nrrd", *SMALL)
+    assert call(*arguments, "--scribbles", "--background", "rest", "--iterations", 5) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"background +32 .*\n +liver +32 .*\n +left kidney +3 ", out)
+    result = read_segmentation("out.seg.nrrd")
+    assert result.segments == SEGMENTS
+    np.testing.assert_array_equal(result.labels[scribbles > 0], scribbles[scribbles > 0] % 3)
+
+
+def test_two_channels_as_two_files(folder: Path):
+    image = sitk.ReadImage("vol.nrrd")
+    write_image(Path("pet.nrrd"), LABELS.astype(np.float32) / 2, Geometry.from_image(image))
+    arguments = ("densify", "vol.nrrd", "pet.nrrd", "-a", "ann.seg.nrrd", "-o", "out.seg.nrrd", *SMALL)
+    assert call(*arguments, "--model", "m.safetensors", "--iterations", 2) == 0
+    assert [c.name for c in load_model("m.safetensors").channels] == ["vol", "pet"]
+    assert call("segment", "m.safetensors", "-c", "vol.nrrd", "pet.nrrd", "-o", "again.seg.nrrd") == 0
+    assert read_segmentation("again.seg.nrrd").labels.shape == SHAPE
+
+
+def test_label_map_gets_its_names_in_a_sidecar(folder: Path):
+    arguments = [a if a != "out.seg.nrrd" else "out.nii.gz" for a in DENSIFY]
+    assert call(*arguments, "--iterations", 1) == 0
+    assert read_segmentation("out.nii.gz").segments == SEGMENTS
+    assert call(*arguments, "--iterations", 1) == 7
+    (folder / "out.nii.gz").unlink()
+    assert call(*arguments, "--iterations", 1) == 7  # its names would be replaced
+    assert call(*arguments, "--iterations", 1, "--overwrite") == 0
+
+
+def test_existing_outputs_are_refused_before_anything_is_read(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "c.nrrd").write_text("mine")
+    (folder / "vol.nrrd").write_text("never looked at")
+    assert call(*DENSIFY, "--confidence", "c.nrrd", "--iterations", 1) == 7
+    assert "'c.nrrd' exists already" in capsys.readouterr().err
+    write_case(folder)
+    assert call(*DENSIFY, "--confidence", "c.nrrd", "--iterations", 1, "--overwrite") == 0
+    assert sitk.ReadImage("c.nrrd").GetSize() == SHAPE[::-1]
+
+
+def test_warm_start_goes_on_from_a_model(trained: Path, folder: Path):
+    model = trained / "m.safetensors"
+    assert call(*DENSIFY, "--start-from", model, "--model", "new.safetensors", "--iterations", 1, "--seed", 3) == 0
+    old, new = load_model(model), load_model("new.safetensors")
+    assert new.record["started_from"] == old.record["date"]
+    # The first of few steps is small, so the weights are still close to where they came from.
+    distance = max((new.weights[n] - old.weights[n]).abs().max() for n in old.weights)
+    assert 0 < distance < 0.1
+
+
+def test_warm_start_can_be_resumed(trained: Path, folder: Path):
+    arguments = (*DENSIFY, "--start-from", trained / "m.safetensors", "--run-folder", "kept")
+    assert call(*arguments, "--iterations", 1) == 0
+    assert call(*arguments, "--iterations", 2, "--overwrite") == 3
+    assert call(*arguments, "--iterations", 2, "--overwrite", "--resume") == 0
+
+
+def test_run_folder_of_our_own_is_removed_but_not_the_files_of_others(folder: Path):
+    assert call(*DENSIFY, "--iterations", 1) == 0
+    assert not Path("out.seg.nrrd.run").exists()
+    Path("out.seg.nrrd.run").mkdir()
+    Path("out.seg.nrrd.run/notes.txt").write_text("mine")
+    assert call(*DENSIFY, "--iterations", 1, "--overwrite", "--preview", "out.seg.nrrd.run/pre.seg.nrrd") == 0
+    assert [p.name for p in Path("out.seg.nrrd.run").iterdir()] == ["notes.txt"]
+
+
+def test_run_folder_that_was_named_is_kept(folder: Path):
+    assert call(*DENSIFY, "--iterations", 1, "--run-folder", "a/b") == 0
+    assert [p.name for p in Path("a/b").iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_nothing_is_left_of_a_run_that_could_not_begin(folder: Path):
+    assert call(*DENSIFY, "--iterations", 1, "--slices", "z:99") == 2
+    assert not Path("out.seg.nrrd.run").exists()
+
+
+# -- train, segment ------------------------------------------------------------------------------------
+
+
+def test_train_on_two_cases(trained: Path):
+    model = load_model(trained / "m.safetensors")
+    assert [v["name"] for v in model.record["volumes"]] == ["vol", "other-vol"]
+    assert model.record["iterations"] == 25
+    assert (trained / "train.out").read_text().count("0,0,3 planes") == 2
+    assert not (trained / "m.safetensors.run").exists()
+
+
+def test_one_bad_volume_does_not_keep_the_others_from_being_segmented(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(trained)
+    bad = tmp_path / "bad.nrrd"
+    bad.write_text("no volume")
+    results = tmp_path / "new" / "results"
+    volumes = ("vol.nrrd", bad, "other-vol.nrrd")
+    assert call("segment", "m.safetensors", *volumes, "--output-folder", results, "--confidence") == 3
+    names = ["other-vol.confidence.nrrd", "other-vol.seg.nrrd", "vol.confidence.nrrd", "vol.seg.nrrd"]
+    assert sorted(p.name for p in results.iterdir()) == names
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"Warning: '{bad}' was left out: '{bad}' is damaged or not an image" in told
+    assert f"Error: 1 of 3 volumes could not be segmented: {bad}." in told
+    for name in ("vol", "other-vol"):
+        grid = Geometry.from_image(sitk.ReadImage(f"{name}.nrrd"))
+        result = read_segmentation(results / f"{name}.seg.nrrd")
+        assert (result.geometry, result.segments) == (grid, SEGMENTS)
+        confidence = sitk.GetArrayFromImage(sitk.ReadImage(str(results / f"{name}.confidence.nrrd")))
+        assert 0 <= confidence.min() < confidence.max() <= 100
+
+
+def test_segment_tells_its_outputs_as_events(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    target = tmp_path / "found.nii.gz"
+    arguments = ("segment", trained / "m.safetensors", trained / "vol.nrrd", "-o", target, "--average-mirrored", "x")
+    assert call(*arguments, "--progress", "jsonl") == 0
+    out, err = capsys.readouterr()
+    events = strict_lines(out)
+    for event in events:
+        check_event(event)
+    assert events[-1]["outputs"] == {"vol": str(target)}
+    assert err == ""
+    assert read_segmentation(target).segments == SEGMENTS
+
+
+# -- evaluate, info, demo ------------------------------------------------------------------------------
+
+
+def test_evaluate_writes_scores_confusion_and_pictures(folder: Path, capsys: pytest.CaptureFixture[str]):
+    found = np.roll(LABELS, 2, axis=2)
+    grid = read_segmentation("truth.seg.nrrd").geometry
+    write_segmentation(Segmentation(found, SEGMENTS, grid), "found.seg.nrrd")
+    arguments = ("evaluate", "found.seg.nrrd", "--truth", "truth.seg.nrrd", "--annotation", "ann.seg.nrrd")
+    outputs = ("--json", "s.json", "--confusion", "conf.seg.nrrd", "--pictures", "p.png", "--image", "vol.nrrd")
+    assert call(*arguments, *outputs) == 0
+    assert "Agreement with the truth on voxels never annotated (21504 voxels)" in capsys.readouterr().out
+    counted = np.ones(SHAPE, bool)
+    counted[[8, 12, 16]] = False  # the planes that are found in the annotation
+    both, either = (found == 1) & (LABELS == 1) & counted, ((found == 1) | (LABELS == 1)) & counted
+    scores = json.loads(Path("s.json").read_text())
+    assert scores["segments"][0]["iou"] == pytest.approx(both.sum() / either.sum())
+    confusion = read_segmentation("conf.seg.nrrd")
+    assert [s.name for s in confusion.segments] == ["true positives", "false negatives", "false positives"]
+    assert (confusion.labels > 0).sum() == (((found > 0) | (LABELS > 0)) & counted).sum()
+    assert confusion.geometry == grid
+    assert Path("p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_on_planes_and_on_everything(folder: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ("evaluate", "truth.seg.nrrd", "--truth", "truth.seg.nrrd")
+    assert call(*arguments, "--planes", "z:10,11", "x:4") == 0
+    voxels = 2 * 32 * 32 + 24 * 32 - 2 * 32
+    assert f"held-out planes ({voxels} voxels)" in capsys.readouterr().out
+    assert call(*arguments, "--progress", "jsonl") == 0
+    (done,) = strict_lines(capsys.readouterr().out)
+    check_event(done)
+    assert (done["outputs"], done["scores"]["mean_iou"], done["scores"]["voxels"]) == ({}, 1.0, LABELS.size)
+
+
+def test_info_shows_the_card_and_the_header(trained: Path, capsys: pytest.CaptureFixture[str]):
+    assert call("info", trained / "m.safetensors") == 0
+    card = capsys.readouterr().out
+    assert "left kidney" in card
+    assert "25 iterations" in card
+    assert max(map(len, card.splitlines())) <= 80
+    assert call("info", trained / "m.safetensors", "--json") == 0
+    header = json.loads(capsys.readouterr().out)
+    assert header == json.loads(json.dumps(load_model(trained / "m.safetensors").header()))
+
+
+def test_demo_runs_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("slicerio")
+    pytest.importorskip("itk")
+    assert call("demo", "--minutes", "0.05", "--output", tmp_path / "demo", "--progress", "jsonl") == 0
+    events = strict_lines(capsys.readouterr().out)
+    for event in events:
+        check_event(event)
+    written = {Path(p).name for p in events[-1]["outputs"].values()}
+    assert {p.name for p in (tmp_path / "demo").iterdir()} == written
+    scores = json.loads((tmp_path / "demo" / "scores.json").read_text())
+    assert scores.keys() == {"3D U-Net", "contour interpolation"}
+    assert scores["3D U-Net"]["region"] == "voxels never annotated"
+
+
+# -- help and text -------------------------------------------------------------------------------------
+
+
+def test_help_fits_80_columns_and_explains_every_option(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = make_parser()
+    (commands,) = (action.choices for action in parser._actions if action.choices and not action.option_strings)
+    assert list(commands) == ["densify", "train", "segment", "evaluate", "info", "demo"]
+    for name, command in commands.items():
+        assert call(name, "--help") == 0
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= 80
+        for action in command._actions:
+            assert action.help, (name, action.dest)
+            assert all(option in text for option in action.option_strings)
+    assert call("--help") == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(name in text for name in commands)
+    assert "Exit codes: 0 done, 2 usage, 3 input" in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    assert call("--version") == 0
+    assert re.fullmatch(r"sparse-unet3d \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_terminal_of_80_columns(folder: Path):
+    import fcntl
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    options = ("--iterations", 30, "--truth", "truth.seg.nrrd", "--hold-out", 1)
+    with start(*DENSIFY, *options, cwd=folder, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while piece := os.read(ours, 4096):
+                shown += piece
+        except OSError:  # how Linux says that the other end was closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    text = shown.decode()
+    lines = text.replace("\r\n", "\n").split("\n")
+    drawn = [part for line in lines for part in line.split("\r")]
+    assert max(map(len, drawn)) <= 80
+    assert any(re.fullmatch(r"Training \d+%  step \d+/30  loss \d\.\d{4}  .*left", part.rstrip()) for part in drawn)
+    # What stands on the screen in the end: of each line, what was drawn last.
+    screen = [line.split("\r")[-1].rstrip() for line in lines]
+    assert any(line.startswith("Training 100%  step 30/30") for line in screen)
+    assert "Segmenting 100%" in screen
+    assert "segmentation: out.seg.nrrd" in screen
+    assert "\x1b" not in text
+
+
+def test_names_that_the_terminal_cannot_show_become_escapes(folder: Path):
+    labels = painted(LABELS)
+    grid = read_segmentation("truth.seg.nrrd").geometry
+    segments = (Segment("a", "Närve \u2603\x1b[2J"), Segment("b", "x" * 100))
+    write_segmentation(Segmentation(labels, segments, grid), "odd.seg.nrrd")
+    arguments = ("evaluate", "odd.seg.nrrd", "--truth", "odd.seg.nrrd")
+    code, out, err = run(*arguments, cwd=folder, env={"PYTHONIOENCODING": "ascii"})
+    assert (code, err) == (0, "")
+    assert "N\\xe4rve \\u2603\\x1b[2J" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_results_that_nobody_listens_to_any_more_are_written_all_the_same(folder: Path):
+    with start(*DENSIFY, "--iterations", 1, cwd=folder) as process:
+        process.stdout.close()
+        err = process.stderr.read().decode()
+    assert process.returncode == 0, err
+    assert Path("out.seg.nrrd").exists()
+    assert "Traceback" not in err
