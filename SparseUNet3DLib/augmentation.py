@@ -7,6 +7,7 @@ voxel is interpolated once: the image linearly, the labels by nearest neighbour.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,8 @@ class RandomTransform:
     slopes: torch.Tensor | None = None
 
 
-IDENTITY = RandomTransform(torch.eye(3))
+#: Two axes whose extents in a patch differ by more than this factor are not rotated into each other.
+_THIN = 3.0
 #: Knots of the gray-value curves, in normalised gray values; beyond the ends the curve goes on straight.
 _KNOTS = (-1.5, -0.5, 0.5, 1.5)
 
@@ -98,7 +100,7 @@ def elastic_field(
 def adjust_gray_values(image: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
     """Pass normalised gray values (c, z, y, x) through monotone piecewise-linear curves.
 
-    ``slopes`` (c, 5) are positive; each curve keeps the value 0 where it is on average.
+    ``slopes`` (c, 5) are positive; each curve keeps the value 0, the mean gray value, where it is.
     """
     knots = torch.tensor(_KNOTS, device=image.device)
     result = torch.empty_like(image)
@@ -137,15 +139,20 @@ def _rotation(angles: torch.Tensor) -> torch.Tensor:
 def _free_rotations(plan: Plan) -> list[float]:
     """1 for each axis (z, y, x) that patches may be rotated about, else 0.
 
-    Rotating a 10 mm slice out of its plane would sample the few slices there are into stripes, so
-    on anisotropic grids only the rotation about the coarse axis is left.
+    Rotating a 10 mm slice out of its plane would sample the few slices there are into stripes, and
+    rotating a thin patch would turn most of it out of the volume, so a rotation needs two axes that
+    are alike in spacing and extent.
     """
-    if _is_flat(plan):
-        return [1.0, 0.0, 0.0]
-    coarse = [s > ANISOTROPIC * min(plan.spacing) for s in plan.spacing]
-    if not any(coarse):
-        return [1.0, 1.0, 1.0]
-    return [1.0 if c and sum(coarse) == 1 else 0.0 for c in coarse]
+    extents = [(n - 1) * s for n, s in zip(plan.patch_size, plan.spacing, strict=True)]
+    pairs = [[a for a in range(3) if a != axis] for axis in range(3)]
+    return [
+        float(_alike(plan.spacing, pair, ANISOTROPIC) and _alike(extents, pair, _THIN)) for pair in pairs
+    ]
+
+
+def _alike(values: Sequence[float], pair: Sequence[int], factor: float) -> bool:
+    low, high = sorted(values[axis] for axis in pair)
+    return high <= factor * low
 
 
 def _elastic_spacing(recipe: AugmentationRecipe, plan: Plan) -> tuple[float, float, float]:

@@ -8,18 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from SparseUNet3DLib.augmentation import (
-    IDENTITY,
-    RandomTransform,
-    adjust_gray_values,
-    draw_transform,
-    patch_coordinates,
-)
+from SparseUNet3DLib.augmentation import RandomTransform, adjust_gray_values, draw_transform, patch_coordinates
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.normalisation import ChannelNormalisation, ChannelStatistics
-from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.plan import Plan, Triple
 from SparseUNet3DLib.recipe import Recipe
 
 #: Stands for "unannotated" in the stored label maps, which are unsigned to be small.
@@ -47,8 +41,9 @@ def normalise(box: torch.Tensor, statistics: Sequence[ChannelStatistics]) -> tor
 class PatchSampler:
     """Draws training batches.
 
-    Every patch contains annotated voxels: it is placed around one of them, drawn either from a class
-    drawn uniformly (``recipe.foreground_share`` of the patches) or from all annotated voxels alike.
+    Every patch contains annotated voxels: whatever its rotation, scale and deformation, one of its output
+    voxels lies exactly on an annotated voxel, which is drawn either from a class drawn uniformly
+    (``recipe.foreground_share`` of the patches) or from all annotated voxels alike.
     """
 
     def __init__(
@@ -60,10 +55,10 @@ class PatchSampler:
         device: torch.device,
     ) -> None:
         self.plan, self.recipe, self.device = plan, recipe, device
-        self._cases = [_PreparedCase(c, normalisation, plan.classes) for c in cases]
-        self.class_counts = np.sum([c.class_counts for c in self._cases], axis=0)
-        if not self.class_counts.any():
+        self.cases = [PreparedCase(c, normalisation, plan.classes) for c in cases if c.annotation.annotated.any()]
+        if not self.cases:
             raise InputError("No voxel is annotated, so there is nothing to learn from; paint some slices first.")
+        self.class_counts = np.sum([c.class_counts for c in self.cases], axis=0)
 
     def draw_batch(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """One batch: images (b, c, z, y, x) float32, targets (b, z', y', x') int64."""
@@ -71,46 +66,51 @@ class PatchSampler:
         return torch.stack([p[0] for p in patches]), torch.stack([p[1] for p in patches])
 
     def _draw_patch(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        case = self._cases[_randint(len(self._cases), generator)]
+        case = self.cases[_randint(len(self.cases), generator)]
         voxel = case.draw_voxel(self.recipe.foreground_share, generator)
         transform = draw_transform(self.recipe.augmentation, self.plan, generator)
-        centre = self._place(voxel, case, generator)
-        return self.extract(case, centre, transform)
+        centre = self._draw_centre(voxel, case, generator)
+        return self.extract(case, voxel, self._place(voxel - centre, case, transform), transform)
 
-    def _place(self, voxel: np.ndarray, case: _PreparedCase, generator: torch.Generator) -> np.ndarray:
+    def _draw_centre(self, voxel: np.ndarray, case: PreparedCase, generator: torch.Generator) -> np.ndarray:
         """Centre (z, y, x) of a patch that shows ``voxel`` somewhere in the middle half of its output.
 
-        Patches that leave the volume would waste voxels, so they are pushed back inside; the voxel
-        stays within them.
+        Patches that leave the volume would waste voxels, so they are pushed back inside.
         """
         half = np.array(self.plan.output_size) / 2 * np.array(self.plan.spacing) / np.array(case.spacing)
-        shift = (torch.rand(3, generator=generator).numpy() - 0.5) * half
-        # The slice-wise network's patches stay on the voxel's slice.
-        centre = voxel + np.where(np.array(self.plan.output_size) == 1, 0, np.round(shift))
-        shape = np.array(case.image.shape[1:])
+        centre = voxel + (torch.rand(3, generator=generator).numpy() - 0.5) * half
+        shape = np.array(case.target.shape)
         low, high = half - 0.5, shape - half - 0.5
         return np.where(low <= high, np.clip(centre, low, high), (shape - 1) / 2)
 
+    def _place(self, offset: np.ndarray, case: PreparedCase, transform: RandomTransform) -> Triple:
+        """Output voxel (z', y', x') nearest to what lies ``offset`` voxels (z, y, x) from a patch's centre."""
+        mm = np.linalg.solve(transform.matrix.double().numpy(), offset * np.array(case.spacing))
+        size = np.array(self.plan.output_size)
+        place = np.rint(mm / np.array(self.plan.spacing) + (size - 1) / 2)
+        return tuple(int(p) for p in place.clip(0, size - 1))
+
     def extract(
-        self, case: _PreparedCase, centre: np.ndarray, transform: RandomTransform = IDENTITY
+        self, case: PreparedCase, voxel: np.ndarray, place: Triple, transform: RandomTransform
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patch about ``centre`` (z, y, x in voxels): image (c, z, y, x) and target (z', y', x')."""
+        """Patch whose output voxel ``place`` lies on ``voxel``: image (c, z, y, x) and target (z', y', x')."""
         spacing = torch.tensor(case.spacing, device=self.device)
         where = patch_coordinates(transform, self.recipe.augmentation, self.plan, self.device) / spacing
-        where += torch.tensor(centre, dtype=torch.float32, device=self.device)
+        anchor = where[tuple(p + m for p, m in zip(place, self.plan.margin, strict=True))]
+        where += torch.tensor(voxel, dtype=torch.float32, device=self.device) - anchor
         image = self._sample_image(case, where)
         if transform.slopes is not None:
             image = adjust_gray_values(image, transform.slopes)
         inner = tuple(slice(m, m + n) for m, n in zip(self.plan.margin, self.plan.output_size, strict=True))
         return image, self._sample_target(case, where[inner])
 
-    def _sample_image(self, case: _PreparedCase, where: torch.Tensor) -> torch.Tensor:
+    def _sample_image(self, case: PreparedCase, where: torch.Tensor) -> torch.Tensor:
         start, size = _bounding_box(where)
         box = torch.from_numpy(np.ascontiguousarray(read_box(case.image, start, size)))
         box = normalise(box.to(self.device), case.statistics)
         return F.grid_sample(box[None], _grid(where, start, size), "bilinear", "border", align_corners=True)[0]
 
-    def _sample_target(self, case: _PreparedCase, where: torch.Tensor) -> torch.Tensor:
+    def _sample_target(self, case: PreparedCase, where: torch.Tensor) -> torch.Tensor:
         """Nearest labels; outside of the volume nothing is annotated."""
         shape = case.target.shape
         index = where.round().long()
@@ -128,7 +128,7 @@ class PatchSampler:
         return torch.where(inside & (target != int(_HOLE)), target, UNANNOTATED)
 
 
-class _PreparedCase:
+class PreparedCase:
     """A case in the form that patches are cut from."""
 
     def __init__(self, case: Case, normalisation: Sequence[ChannelNormalisation], classes: int) -> None:
