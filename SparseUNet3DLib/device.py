@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -29,13 +30,14 @@ def choose_device(name: str = "auto") -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if _mps_works() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
+        raise UsageError(f"There is no device '{name}'; use auto, cpu, cuda, cuda:1 or mps.")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"Device '{name}' is not available here; use auto, cpu, cuda or mps ({str(error).splitlines()[0]})."
-        ) from None
+        reason = re.split(r"[.\n]", str(error))[0][:100]
+        raise UsageError(f"Device '{name}' is not available here; use auto or cpu instead ({reason}).") from None
     return device
 
 
@@ -129,8 +131,15 @@ def _free_main_memory() -> int:
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit = Path("/sys/fs/cgroup/memory.max")
-    used = Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
+    return min(free, _free_container_memory(Path("/sys/fs/cgroup"), free))
+
+
+def _free_container_memory(cgroup: Path, unlimited: int) -> int:
+    """Bytes that a container's limit leaves; ``unlimited`` where ``cgroup`` (version 2) sets none."""
+    limit = cgroup / "memory.max"
+    if not limit.exists() or limit.read_text().strip() == "max":
+        return unlimited
+    # Files read lately are counted as used, but make room when memory is needed.
+    statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    used = int((cgroup / "memory.current").read_text()) - int(statistics["inactive_file"])
+    return max(0, int(limit.read_text()) - used)

@@ -40,14 +40,14 @@ def sparse_loss(
 
 def _soft_dice_loss(probability: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """1 - mean Dice over the foreground classes present in ``labels``; 0 where there is none."""
-    truth = F.one_hot(labels, probability.shape[1]).to(probability.dtype)[:, 1:]
-    probability = probability[:, 1:]
-    voxels = truth.sum(0)
-    present = voxels > 0
-    if not bool(present.any()):
+    present = torch.bincount(labels, minlength=probability.shape[1])[1:].nonzero().squeeze(1) + 1
+    if present.numel() == 0:
         return probability.sum() * 0.0
-    dice = 2 * (probability * truth).sum(0) / (probability.sum(0) + voxels)
-    return 1 - dice[present].mean()
+    # Absent classes are left out before the division: 0 / 0 would poison the gradient of all.
+    truth = (labels[:, None] == present).to(probability.dtype)
+    probability = probability[:, present]
+    dice = 2 * (probability * truth).sum(0) / (probability.sum(0) + truth.sum(0))
+    return 1 - dice.mean()
 
 
 def class_weights(counts: Sequence[int], balance: float) -> torch.Tensor:

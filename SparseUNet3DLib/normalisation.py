@@ -64,7 +64,7 @@ def measure_statistics(channels: Sequence[np.ndarray]) -> ChannelStatistics:
     values = np.concatenate([_sample(c) for c in channels])
     low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
     if low == high:  # a small bright structure in an otherwise constant channel
-        low, high = float(values.min()), float(values.max())
+        low, high = (float(f([f(c) for c in channels])) for f in (np.min, np.max))
     clipped = values.clip(low, high)
     return ChannelStatistics(low, high, float(clipped.mean()), float(clipped.std()) or 1.0)
 

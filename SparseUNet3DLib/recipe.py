@@ -7,6 +7,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from SparseUNet3DLib.errors import UsageError
 
 NETWORKS = ("auto", "paper", "2d")
+#: What each of these parts of a recipe may be.
+_CHOICES = {
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("one-cycle", "steps"),
+    "batch_norm": (None, "batch", "running", "frozen"),
+    "precision": ("auto", "float32"),
+}
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
             raise UsageError(f"Unknown network '{self.network}'; choose one of {', '.join(NETWORKS)}.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                known = ", ".join(str(c) for c in choices)
+                raise UsageError(f"Unknown {name.replace('_', ' ')} '{getattr(self, name)}'; choose one of {known}.")
         if self.seconds is None and self.iterations is None:
             raise UsageError("Training needs an end: give a time budget (minutes) or a number of iterations.")
         for name in ("seconds", "iterations"):
@@ -100,12 +111,16 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:
         """The recipe that ``to_dict`` described; keys of other versions are left out."""
-        known = {f.name for f in fields(cls)}
-        values = {k: v for k, v in values.items() if k in known}
-        values["augmentation"] = AugmentationRecipe(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in values["augmentation"].items()}
-        )
-        return cls(**values)
+        values = _known(cls, values)
+        augmentation = _known(AugmentationRecipe, values["augmentation"])
+        augmentation["mirror"] = tuple(augmentation["mirror"])
+        return cls(**{**values, "augmentation": AugmentationRecipe(**augmentation)})
+
+
+def _known(kind: type, values: dict) -> dict:
+    """Those of ``values`` that the dataclass ``kind`` has a field for."""
+    names = {f.name for f in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 _BALANCED = Recipe()
