@@ -7,6 +7,7 @@ come down to its resolution, so that 10 mm slices are not treated as if voxels w
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -205,7 +206,7 @@ def override_plan(plan: Plan, values: dict[str, str]) -> Plan:
             raise UsageError(f"'{text}' is no value for {name}; write it like 48x64x64, 2, 16,32,64 or 1x2x2,2x2x2.") \
                 from None
     if plan.network != "auto" and changes.keys() & {"widths", "strides"}:
-        raise UsageError(f"Widths and strides of the '{plan.network}' network are fixed; only those of 'auto' can be set.")
+        raise UsageError(f"Widths and strides of '{plan.network}' are fixed; only those of 'auto' can be set.")
     if "strides" in changes:
         changes["kernels"] = tuple((3, 3, 3) for _ in range(len(changes["strides"]) + 1))
     result = replace(plan, **changes)
@@ -219,8 +220,8 @@ def check_plan(plan: Plan) -> None:
     Raises:
         UsageError: what does not fit.
     """
-    if plan.batch_size < 1 or min(plan.widths) < 1 or min(plan.patch_size) < 1:
-        raise UsageError("Batch size, widths and patch size must be at least 1.")
+    if min(plan.batch_size, *plan.widths, *plan.patch_size, *itertools.chain(*plan.strides)) < 1:
+        raise UsageError("Batch size, widths, strides and patch size must be at least 1.")
     if not len(plan.widths) == len(plan.kernels) == len(plan.strides) + 1:
         raise UsageError(f"{len(plan.strides)} strides need {len(plan.strides) + 1} widths, not {len(plan.widths)}.")
     for size, stride, margin in zip(plan.patch_size, plan.total_stride, plan.margin, strict=True):
@@ -251,22 +252,25 @@ def _auto_plan(
 def _patch_shape(shape: Triple, spacing: tuple[float, float, float], voxels: int) -> Triple:
     """A box of about ``voxels`` voxels inside ``shape``, as close to a cube in mm as the shape allows."""
     patch = np.array(shape, float)
-    for _ in range(200):
-        if patch.prod() <= voxels:
-            break
-        extent = patch * spacing
-        patch[np.argmax(extent)] *= 0.95
+    while patch.prod() > voxels:
+        patch[np.argmax(patch * spacing)] *= 0.95
     return tuple(int(max(1, round(p))) for p in patch)
 
 
 def _levels(patch: Triple, spacing: tuple[float, float, float]) -> tuple[tuple[Triple, ...], tuple[Triple, ...]]:
-    """Strides and kernels: pool an axis while it is among the finest and at least 8 voxels remain."""
+    """Strides and kernels: pool an axis while at least 8 voxels remain and it is among the finest of such axes.
+
+    An axis is convolved over from the level on where it is pooled or among the finest.
+    """
     size, mm = np.array(patch, float), np.array(spacing, float)
+    wide = np.zeros(3, bool)
     strides: list[Triple] = []
     kernels: list[Triple] = []
     while True:
-        kernels.append(tuple(int(k) for k in np.where((mm <= ANISOTROPIC * mm.min()) & (size > 1), 3, 1)))
-        pooled = (mm < ANISOTROPIC * mm.min()) & (size >= 8)
+        # An axis too short to be pooled must not keep the others from it: a thin stack is pooled in-plane.
+        pooled = (mm < ANISOTROPIC * mm[size >= 8].min(initial=np.inf)) & (size >= 8)
+        wide |= pooled | ((mm <= ANISOTROPIC * mm[size > 1].min(initial=np.inf)) & (size > 1))
+        kernels.append(tuple(int(k) for k in np.where(wide, 3, 1)))
         if not pooled.any() or len(strides) == 5:
             return tuple(strides), tuple(kernels)
         stride = np.where(pooled, 2, 1)
