@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from volumes_for_tests import make_case
+
+from SparseUNet3DLib.annotation import SparseAnnotation
+from SparseUNet3DLib.cases import Case, harmonise, split_held_out
+from SparseUNet3DLib.errors import InputError, UsageError
+from SparseUNet3DLib.geometry import Geometry
+from SparseUNet3DLib.plane_detection import Plane
+
+SHAPE = (6, 7, 8)
+
+
+def case_of(labels: np.ndarray, names: tuple[str, ...], name: str = "volume", planes: tuple[Plane, ...] = ()) -> Case:
+    return make_case(np.zeros(labels.shape, np.float32), labels=labels, names=names, name=name, planes=planes)
+
+
+def cyclic(values: tuple[int, ...], shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    return np.resize(np.array(values), shape)
+
+
+def refuse(message: str) -> None:
+    pytest.fail(f"unexpected warning: {message}")
+
+
+# -- harmonising -----------------------------------------------------------------------------------------
+
+
+def test_segments_are_matched_by_name_in_order_of_first_appearance():
+    warnings: list[str] = []
+    one = case_of(cyclic((0, 1, 2)), ("bone", "liver"), "one")
+    two = case_of(cyclic((0, 1, 2)), ("lung", "bone"), "two")
+    first, second = harmonise([one, two], warnings.append)
+    for case in (first, second):
+        assert case.annotation.class_names == ("background", "bone", "liver", "lung")
+        assert case.annotation.labels.dtype == np.uint16
+    np.testing.assert_array_equal(first.annotation.labels, one.annotation.labels)
+    np.testing.assert_array_equal(second.annotation.labels, cyclic((0, 3, 1)))
+    # What is not about the labels stays as it is.
+    assert second.volume is two.volume
+    assert second.annotation.annotated is two.annotation.annotated
+    assert warnings == [
+        "'one' has no segment 'lung'; its annotated voxels are taken to show none of it.",
+        "'two' has no segment 'liver'; its annotated voxels are taken to show none of it.",
+    ]
+
+
+def test_equal_segments_need_no_warning():
+    cases = [case_of(cyclic((0, 1)), ("bone",)), case_of(cyclic((1, 0)), ("bone",))]
+    for before, after in zip(cases, harmonise(cases, refuse), strict=True):
+        np.testing.assert_array_equal(after.annotation.labels, before.annotation.labels)
+
+
+def test_segments_of_the_same_name_become_one():
+    (case,) = harmonise([case_of(cyclic((0, 1, 2, 3)), ("bone", "liver", "bone"))], refuse)
+    assert case.annotation.class_names == ("background", "bone", "liver")
+    np.testing.assert_array_equal(case.annotation.labels, cyclic((0, 1, 2, 1)))
+
+
+def test_a_segment_without_annotation_is_warned_of():
+    warnings: list[str] = []
+    harmonise([case_of(cyclic((0, 1)), ("bone", "liver"))], warnings.append)
+    assert warnings == ["Segment 'liver' is on no annotated slice, so it will be found nowhere."]
+
+
+def test_structures_alone_are_enough_where_there_are_two():
+    harmonise([case_of(cyclic((1, 2)), ("bone", "liver"))], refuse)
+
+
+def test_two_volumes_can_hold_one_class_each():
+    harmonise([case_of(cyclic((0,)), ("bone",)), case_of(cyclic((1,)), ("bone",))], refuse)
+
+
+def test_no_volume_is_refused():
+    with pytest.raises(InputError, match="no volume to train on"):
+        harmonise([], refuse)
+
+
+@pytest.mark.parametrize("value, words", [(0, "only 'background'"), (1, "only 'bone'")])
+def test_a_single_class_is_refused(value: int, words: str):
+    with pytest.raises(InputError, match=rf"{words}.*at least two classes; annotate slices"):
+        harmonise([case_of(cyclic((value,)), ("bone",))], refuse)
+
+
+def test_nothing_annotated_is_refused():
+    case = make_case(np.zeros(SHAPE, np.float32), annotated=np.zeros(SHAPE, bool))
+    with pytest.raises(InputError, match="show nothing"):
+        harmonise([case], refuse)
+
+
+def test_different_numbers_of_channels_are_refused():
+    two_channels = make_case(np.zeros((2, *SHAPE), np.float32), labels=cyclic((0, 1)), name="colour")
+    with pytest.raises(InputError, match="'grey' has 1, 'colour' has 2"):
+        harmonise([case_of(cyclic((0, 1)), ("structure",), "grey"), two_channels], refuse)
+
+
+@pytest.mark.parametrize("change", [{"spacing": (1.0, 1.0, 2.0)}, {"origin": (0.0, 0.5, 0.0)}, {"size": (8, 7, 5)}])
+def test_an_annotation_on_another_grid_is_refused(change: dict):
+    case = case_of(cyclic((0, 1)), ("bone",), "thorax")
+    geometry = replace(case.volume.geometry, **change)
+    arrays = np.zeros(geometry.array_shape, np.uint16), np.ones(geometry.array_shape, bool)
+    annotation = SparseAnnotation(*arrays, case.annotation.segments, geometry)
+    with pytest.raises(InputError, match=r"annotation of 'thorax' lies on another grid .*8x7x6 voxels"):
+        Case(case.volume, annotation)
+
+
+def test_an_annotation_on_the_same_grid_up_to_rounding_is_taken():
+    case = case_of(cyclic((0, 1)), ("bone",))
+    rounded = Geometry(case.volume.geometry.size, (1.0, 1.0000001, 1.0))
+    assert Case(case.volume, replace(case.annotation, geometry=rounded)).annotation.geometry is rounded
+
+
+# -- holding planes out ----------------------------------------------------------------------------------
+
+
+def plane_mask(planes: tuple[Plane, ...], shape: tuple[int, int, int]) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    for plane in planes:
+        mask[plane.voxels] = True
+    return mask
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    planes=st.sets(st.builds(Plane, st.integers(0, 2), st.integers(0, 5)), min_size=1, max_size=12),
+    scribbled=st.booleans(),
+    count=st.sampled_from([None, 0, 1, 2, 3]),
+)
+def test_nothing_held_out_is_trained_on(planes: set[Plane], scribbled: bool, count: int | None):
+    planes = tuple(sorted(planes))
+    labels = np.random.default_rng(0).integers(0, 3, SHAPE)
+    extra = np.random.default_rng(1).random(SHAPE) < (0.1 if scribbled else 0)
+    case = make_case(np.zeros(SHAPE, np.float32), extra, labels, planes=planes, names=("a", "b"))
+    try:
+        training, validation = split_held_out([case], count)
+    except UsageError:
+        assert count and len(planes) <= count + 1  # too few planes to give so many away
+        return
+    (trained,) = training
+    assert len(validation) == (0 if count == 0 or not validation else 1)
+    if not validation:
+        assert trained is case
+        return
+    (checked,) = validation
+    kept, withheld = trained.annotation, checked.annotation
+    assert trained.volume is checked.volume is case.volume
+    # No voxel is in both, and none is lost but where the held-out planes are crossed.
+    assert not (kept.annotated & withheld.annotated).any()
+    np.testing.assert_array_equal(kept.annotated | withheld.annotated, case.annotation.annotated)
+    assert not set(kept.planes) & set(withheld.planes)
+    assert set(kept.planes) | set(withheld.planes) == set(planes)
+    assert len(withheld.planes) == count or count is None
+    # Voxels of a held-out plane are trained on only where a plane that is trained on crosses it.
+    on_withheld = plane_mask(withheld.planes, SHAPE)
+    assert not (kept.annotated & on_withheld & ~plane_mask(kept.planes, SHAPE)).any()
+    assert not (withheld.annotated & ~on_withheld).any()
+    for part in (kept, withheld):
+        np.testing.assert_array_equal(part.labels[part.annotated], case.annotation.labels[part.annotated])
+        assert not part.labels[~part.annotated].any()
+    assert (kept.class_voxels > 0).tolist() == (case.annotation.class_voxels > 0).tolist()
+
+
+def test_one_plane_in_six_is_held_out_by_itself_and_none_of_four():
+    labels = cyclic((0, 1), (20, 20, 20))
+    few = tuple(Plane(0, n) for n in (2, 6, 10, 14))
+    many = tuple(Plane(0, n) for n in range(1, 19))
+    for planes, expected in ((few, 0), (many, 3)):
+        training, validation = split_held_out([case_of(labels, ("a",), planes=planes)], None)
+        assert len(training) == 1
+        assert sum(len(c.annotation.planes) for c in validation) == expected
+
+
+def test_volumes_without_a_held_out_plane_are_trained_on_but_not_validated_with():
+    labels = cyclic((0, 1), (20, 20, 20))
+    small = case_of(labels, ("a",), "small", (Plane(0, 3), Plane(1, 4)))
+    large = case_of(labels, ("a",), "large", tuple(Plane(0, n) for n in range(12)))
+    training, validation = split_held_out([small, large], None)
+    assert [c.volume.name for c in training] == ["small", "large"]
+    assert [c.volume.name for c in validation] == ["large"]
+    assert training[0] is small

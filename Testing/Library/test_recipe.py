@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from SparseUNet3DLib.errors import UsageError
+from SparseUNet3DLib.recipe import PRESETS, AugmentationRecipe, Recipe, preset
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_found_by_their_names(name: str):
+    assert preset(name).name == name
+    assert preset(name) is PRESETS[name]
+
+
+def test_paper_preset_is_the_papers_training():
+    recipe = preset("paper")
+    assert recipe.network == "paper"
+    assert recipe.iterations == 70_000 and recipe.seconds is None
+    assert recipe.optimizer == "sgd"
+    assert recipe.batch_norm == "batch"
+    assert not recipe.dice and recipe.class_balance == 1.0
+    assert recipe.augmentation.elastic_sd == 4 and recipe.augmentation.elastic_spacing == 32
+    assert recipe.augmentation.mirror == ()
+
+
+def test_presets_take_longer_the_more_thorough_they_are():
+    assert preset("quick").seconds < preset("balanced").seconds < preset("thorough").seconds
+
+
+def test_unknown_preset_is_refused_with_the_choices():
+    with pytest.raises(UsageError, match=r"Unknown preset 'fast'; choose one of quick, balanced, thorough, paper\."):
+        preset("fast")
+
+
+@pytest.mark.parametrize("recipe", [*PRESETS.values(), Recipe(augmentation=AugmentationRecipe(mirror=("x", "z")))])
+def test_a_recipe_survives_json(recipe: Recipe):
+    values = json.loads(json.dumps(recipe.to_dict()))
+    assert Recipe.from_dict(values) == recipe
+
+
+def test_keys_of_other_versions_are_left_out():
+    recipe = preset("quick")
+    values = recipe.to_dict()
+    values["of_a_later_version"] = 1
+    values["augmentation"] = {**values["augmentation"], "of_a_later_version": [1, 2]}
+    assert Recipe.from_dict(values) == recipe
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"network": "3d"}, "Unknown network '3d'; choose one of auto, paper, 2d."),
+        ({"optimizer": "adam"}, "Unknown optimizer 'adam'; choose one of adamw, sgd."),
+        ({"schedule": "cosine"}, "Unknown schedule 'cosine'; choose one of one-cycle, steps."),
+        ({"batch_norm": "none"}, "Unknown batch norm 'none'; choose one of None, batch, running, frozen."),
+        ({"precision": "float16"}, "Unknown precision 'float16'; choose one of auto, float32."),
+        ({"seconds": None}, "Training needs an end"),
+        ({"seconds": 0.0}, "The number of seconds must be above 0, not 0.0."),
+        ({"seconds": -5.0}, "The number of seconds must be above 0, not -5.0."),
+        ({"seconds": float("nan")}, "The number of seconds must be above 0, not nan."),
+        ({"iterations": 0}, "The number of iterations must be above 0, not 0."),
+        ({"augmentation": AugmentationRecipe(mirror=("x", "t"))}, "Mirror axes are x, y and z, not 'xt'."),
+    ],
+)
+def test_nonsense_is_refused_in_a_sentence(changes: dict, words: str):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        replace(preset("balanced"), **changes)
+
+
+def test_either_limit_is_enough():
+    assert Recipe(seconds=None, iterations=5).iterations == 5
+    assert Recipe(seconds=5.0).iterations is None

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from volumes_for_tests import STILL, Triple, make_case, make_plan_of, make_sampler, numbered
+
+from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.loss import UNANNOTATED
+from SparseUNet3DLib.normalisation import ChannelStatistics
+from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.recipe import AugmentationRecipe
+from SparseUNet3DLib.sampling import normalise, read_box
+
+#: Rotations, scales and deformations far beyond the presets'.
+STRONG = AugmentationRecipe(
+    rotation=60.0, scaling=0.6, elastic_sd=10.0, elastic_spacing=6.0, gray_slope=2.0, mirror=("x", "y", "z")
+)
+ONE_MM = (1.0, 1.0, 1.0)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def single_voxel(shape: Triple, voxel: Triple) -> np.ndarray:
+    annotated = np.zeros(shape, bool)
+    annotated[voxel] = True
+    return annotated
+
+
+# -- every patch shows what is annotated -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", [STILL, AugmentationRecipe(), STRONG], ids=["still", "usual", "strong"])
+@pytest.mark.parametrize(
+    "shape, spacing, patch, patch_spacing, annotated",
+    [
+        ((20, 20, 20), ONE_MM, (8, 8, 8), ONE_MM, (10, 10, 10)),
+        ((20, 20, 20), ONE_MM, (8, 8, 8), ONE_MM, (0, 0, 0)),
+        ((20, 20, 20), ONE_MM, (8, 8, 8), ONE_MM, (19, 0, 19)),
+        ((4, 5, 6), ONE_MM, (8, 8, 8), ONE_MM, (0, 4, 5)),
+        ((1, 1, 1), ONE_MM, (8, 8, 8), ONE_MM, (0, 0, 0)),
+        ((1, 30, 30), ONE_MM, (1, 8, 8), ONE_MM, (0, 29, 0)),
+        ((10, 20, 20), (5.0, 1.0, 1.0), (4, 8, 8), (5.0, 1.0, 1.0), (9, 19, 0)),
+        ((20, 20, 20), ONE_MM, (8, 8, 8), (2.0, 2.0, 2.0), (7, 12, 0)),
+        ((20, 20, 20), (2.0, 2.0, 2.0), (8, 8, 8), ONE_MM, (7, 12, 0)),
+        ((20, 20, 20), (0.37, 0.41, 0.9), (6, 8, 10), (1.3, 0.77, 0.9), (19, 19, 1)),
+    ],
+)
+def test_a_single_annotated_voxel_is_in_every_patch(
+    shape: Triple, spacing: tuple, patch: Triple, patch_spacing: tuple, annotated: Triple, recipe: AugmentationRecipe
+):
+    case = make_case(np.zeros(shape, np.float32), single_voxel(shape, annotated), spacing=spacing)
+    sampler = make_sampler([case], make_plan_of(patch, patch_spacing, batch_size=2), recipe)
+    random = generator()
+    for _ in range(50):
+        images, targets = sampler.draw_batch(random)
+        assert torch.isfinite(images).all()
+        assert images.shape == (2, 1, *patch) and targets.shape == (2, *patch)
+        assert (targets != UNANNOTATED).flatten(1).any(1).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_every_patch_of_any_volume_shows_annotated_voxels(data: st.DataObject):
+    shape = data.draw(st.tuples(*[st.integers(1, 14)] * 3), "shape")
+    spacing = data.draw(st.tuples(*[st.floats(0.2, 5.0)] * 3), "spacing")
+    patch_spacing = data.draw(st.tuples(*[st.floats(0.2, 5.0)] * 3), "patch spacing")
+    patch = data.draw(st.tuples(*[st.integers(1, 10)] * 3), "patch")
+    axis = data.draw(st.integers(0, 2), "axis")
+    plane = Plane(axis, data.draw(st.integers(0, shape[axis] - 1), "plane"))
+    case = make_case(np.zeros(shape, np.float32), spacing=spacing, planes=(plane,))
+    sampler = make_sampler([case], make_plan_of(patch, patch_spacing), STRONG)
+    random = generator(data.draw(st.integers(0, 1000), "seed"))
+    for _ in range(8):
+        assert (sampler.draw_batch(random)[1] != UNANNOTATED).any()
+
+
+@pytest.mark.parametrize("recipe", [STILL, STRONG], ids=["still", "strong"])
+@pytest.mark.parametrize("voxel", [(0, 0, 0), (3, 59, 119)])
+def test_the_small_output_of_the_papers_network_shows_annotated_voxels(voxel: Triple, recipe: AugmentationRecipe):
+    shape = (4, 60, 120)
+    case = make_case(np.zeros(shape, np.float32), single_voxel(shape, voxel))
+    sampler = make_sampler([case], make_plan_of((92, 92, 92), network="paper"), recipe)
+    random = generator()
+    for _ in range(4):
+        images, targets = sampler.draw_batch(random)
+        assert images.shape == (1, 1, 92, 92, 92) and targets.shape == (1, 4, 4, 4)
+        assert (targets != UNANNOTATED).any()
+
+
+@pytest.mark.parametrize("step", [0.5, 2.0, 3.0])
+def test_an_unturned_patch_shows_a_whole_plane_also_at_another_spacing(step: float):
+    case = make_case(np.zeros((30, 30, 30), np.float32), planes=(Plane(1, 13),))
+    sampler = make_sampler([case], make_plan_of((6, 6, 6), (step, step, step)))
+    for seed in range(20):
+        annotated = sampler.draw_batch(generator(seed))[1][0] != UNANNOTATED
+        rows = annotated.any(0).any(1)
+        assert rows.any()
+        assert annotated[1:-1, rows, 1:-1].all()  # the outermost voxels may lie on the volume's faces
+
+
+# -- where patches lie -----------------------------------------------------------------------------------
+
+
+def test_patches_stay_inside_the_volume_and_cover_it():
+    shape, patch = (12, 13, 14), (4, 6, 8)
+    sampler = make_sampler([make_case(numbered(shape))], make_plan_of(patch))
+    seen = np.zeros(shape, bool)
+    random = generator()
+    for _ in range(400):
+        images, targets = sampler.draw_batch(random)
+        assert (targets == 0).all()
+        start = np.unravel_index(round(images.min().item()), shape)
+        box = tuple(slice(s, s + n) for s, n in zip(start, patch, strict=True))
+        np.testing.assert_allclose(images[0, 0], numbered(shape)[box], rtol=1e-6)
+        seen[box] = True
+    assert seen.all()
+
+
+def test_the_drawn_voxel_lies_in_the_middle_half_away_from_borders():
+    shape = (40, 40, 40)
+    sampler = make_sampler([make_case(numbered(shape), single_voxel(shape, (20, 20, 20)))], make_plan_of((8, 12, 16)))
+    places = []
+    random = generator()
+    for _ in range(300):
+        targets = sampler.draw_batch(random)[1]
+        places.append((targets[0] != UNANNOTATED).nonzero()[0].tolist())
+    low, high = np.min(places, axis=0), np.max(places, axis=0)
+    np.testing.assert_array_equal(low, [2, 3, 4])
+    np.testing.assert_array_equal(high, [5, 8, 11])
+
+
+def test_a_patch_larger_than_the_volume_shows_it_in_its_middle():
+    image = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+    sampler = make_sampler([make_case(image)], make_plan_of((10, 9, 8)))
+    for seed in range(5):
+        images, targets = sampler.draw_batch(generator(seed))
+        np.testing.assert_allclose(images[0, 0], np.pad(image, ((3, 3), (2, 2), (1, 1)), "reflect"), atol=1e-5)
+        expected = np.pad(np.zeros(image.shape, int), ((3, 3), (2, 2), (1, 1)), constant_values=UNANNOTATED)
+        np.testing.assert_array_equal(targets[0], expected)
+
+
+def test_the_same_seed_gives_the_same_patches():
+    rng = np.random.default_rng(0)
+    case = make_case(rng.normal(size=(12, 12, 12)).astype(np.float32), planes=(Plane(0, 5), Plane(2, 3)))
+    sampler = make_sampler([case], make_plan_of((6, 6, 6), batch_size=2), STRONG)
+    one, same, other = (sampler.draw_batch(generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one[0], same[0]) and torch.equal(one[1], same[1])
+    assert not torch.equal(one[0], other[0])
+
+
+# -- which voxels are drawn ------------------------------------------------------------------------------
+
+
+def drawn_classes(foreground_share: float, number: int = 400) -> np.ndarray:
+    """Share of each of 4 classes among patches of a single voxel; they have 900, 90, 0 and 10 voxels."""
+    labels = np.zeros((10, 10, 10), int)
+    labels.flat[900:990], labels.flat[990:] = 1, 3
+    case = make_case(np.zeros((10, 10, 10), np.float32), labels=labels, names=("a", "b", "c"))
+    plan = make_plan_of((1, 1, 1), classes=4, batch_size=number)
+    sampler = make_sampler([case], plan, foreground_share=foreground_share)
+    assert sampler.class_counts.tolist() == [900, 90, 0, 10]
+    targets = sampler.draw_batch(generator())[1].flatten()
+    return torch.bincount(targets, minlength=4).numpy() / number
+
+
+def test_classes_are_drawn_as_the_recipe_balances_them():
+    """Three standard deviations of a share among 400 draws are 0.075."""
+    np.testing.assert_allclose(drawn_classes(0.0), [0.9, 0.09, 0, 0.01], atol=0.075)
+    np.testing.assert_allclose(drawn_classes(1.0), [1 / 3, 1 / 3, 0, 1 / 3], atol=0.075)
+    np.testing.assert_allclose(drawn_classes(0.5), [0.617, 0.212, 0, 0.172], atol=0.075)
+
+
+def test_all_voxels_of_a_class_can_be_drawn():
+    shape = (3, 4, 5)
+    sampler = make_sampler([make_case(numbered(shape))], make_plan_of((1, 1, 1), batch_size=500))
+    assert sampler.draw_batch(generator())[0].unique().numel() == 60
+
+
+def test_volumes_are_drawn_alike_and_those_without_annotation_not_at_all():
+    cases = [
+        make_case(np.full((4, 4, 4), 1.0, np.float32)),
+        make_case(np.full((9, 9, 9), 2.0, np.float32)),
+        make_case(np.full((4, 4, 4), 3.0, np.float32), np.zeros((4, 4, 4), bool)),
+    ]
+    sampler = make_sampler(cases, make_plan_of((1, 1, 1), batch_size=400))
+    values = sampler.draw_batch(generator())[0].flatten()
+    assert set(values.tolist()) == {1.0, 2.0}
+    assert 0.4 < (values == 1).float().mean() < 0.6
+
+
+def test_nothing_annotated_is_refused():
+    case = make_case(np.zeros((4, 4, 4), np.float32), np.zeros((4, 4, 4), bool))
+    with pytest.raises(InputError, match=r"No voxel is annotated.*paint some slices"):
+        make_sampler([case], make_plan_of((4, 4, 4)))
+
+
+# -- image values ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.float32, np.float64]
+)
+def test_any_number_type_comes_out_as_its_values(dtype: type):
+    most = 65535 if np.dtype(dtype).itemsize == 2 and dtype == np.uint16 else 100
+    image = np.linspace(0, most, 125).reshape(5, 5, 5).astype(dtype)
+    sampler = make_sampler([make_case(image)], make_plan_of((5, 5, 5)))
+    images, _ = sampler.draw_batch(generator())
+    assert images.dtype == torch.float32
+    np.testing.assert_allclose(images[0, 0], image.astype(np.float64), rtol=1e-4, atol=1e-2)
+
+
+def test_gray_values_are_clipped_and_scaled_per_channel():
+    box = torch.tensor([[-50, 10, 500], [1, 2, 3]], dtype=torch.int16).reshape(2, 1, 1, 3)
+    statistics = [ChannelStatistics(0, 100, 50, 25), ChannelStatistics(-10, 10, 2, 1)]
+    expected = torch.tensor([[-2.0, -1.6, 2.0], [-1.0, 0.0, 1.0]])
+    torch.testing.assert_close(normalise(box, statistics).reshape(2, 3), expected)
+
+
+def test_channels_stay_together():
+    image = np.stack([numbered((8, 8, 8)), -2 * numbered((8, 8, 8))])
+    plan = make_plan_of((4, 4, 4), in_channels=2)
+    images, _ = make_sampler([make_case(image)], plan, replace(STRONG, gray_slope=1.0)).draw_batch(generator())
+    torch.testing.assert_close(images[:, 1], -2 * images[:, 0], rtol=1e-4, atol=1e-2)
+
+
+# -- reading boxes ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 6)] * 3),
+    start=st.tuples(*[st.integers(-14, 14)] * 3),
+    size=st.tuples(*[st.integers(1, 12)] * 3),
+    channels=st.sampled_from([None, 2]),
+)
+def test_a_box_beyond_the_border_is_mirrored_as_numpy_pads(shape: Triple, start: Triple, size: Triple, channels):
+    array = numbered(shape if channels is None else (channels, *shape))
+    before = [max(0, -s) for s in start]
+    after = [max(0, s + n - m) for s, n, m in zip(start, size, shape, strict=True)]
+    widths = list(zip(before, after, strict=True))
+    padded = np.pad(array, widths if channels is None else [(0, 0), *widths], "reflect")
+    box = tuple(slice(s + b, s + b + n) for s, b, n in zip(start, before, size, strict=True))
+    np.testing.assert_array_equal(read_box(array, start, size), padded[(..., *box)])
