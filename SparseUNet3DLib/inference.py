@@ -275,11 +275,11 @@ def _tile_starts(start: int, size: int, limit: int, plan: Plan, axis: int, overl
         # One tile about the middle, inside the volume where it fits.
         first = start + (size - tile) // 2
         first = min(max(first, 0), limit - tile) if tile <= limit else (limit - tile) // 2
-        aligned = first // stride * stride
-        starts = [aligned]
-        while starts[-1] + tile < start + size:
-            starts.append(starts[-1] + stride)
-        return starts
+        shows_first = start // stride * stride
+        shows_last = math.ceil((start + size - tile) / stride) * stride
+        if shows_last > shows_first:  # no tile in phase shows all
+            return [shows_first, shows_last]
+        return [min(max(first // stride * stride, shows_last), shows_first)]
     step = tile if plan.network != "auto" else max(1, int(tile * (1 - overlap)))
     step = max(stride, step // stride * stride)
     first = start // stride * stride
