@@ -24,6 +24,8 @@ PAPER_MARGIN = 44
 PAPER_SMALLEST = 92
 PAPER_PATCH = (116, 132, 132)
 PAPER_WIDTHS = (32, 64, 128, 256)
+#: A volume of up to this many times the voxels of a usual patch is not cut into patches.
+_WHOLE = 3.5
 
 Triple = tuple[int, int, int]
 
@@ -239,13 +241,16 @@ def _auto_plan(
     if min(shape) < 1:
         raise InputError(f"A volume of {format_triple(shape)} voxels is empty.")
     voxels, base, widest = (128**3, 32, 320) if on_gpu else (56**3, 16, 128)
-    patch = _patch_shape(shape, spacing, voxels)
+    # A volume not much larger than a step is seen whole: that is how left is told from right.
+    whole = math.prod(shape) <= _WHOLE * voxels
+    patch = shape if whole else _patch_shape(shape, spacing, voxels)
     strides, kernels = _levels(patch, spacing)
     widths = tuple(min(base * 2**level, widest) for level in range(len(kernels)))
     total = np.prod(np.array(strides), axis=0) if strides else np.ones(3, int)
     patch = tuple(int(math.ceil(p / t) * t) for p, t in zip(patch, total, strict=True))
     return Plan(
-        "auto", in_channels, classes, spacing, strides, kernels, widths, patch, 2, batch_norm=recipe.batch_norm
+        "auto", in_channels, classes, spacing, strides, kernels, widths, patch,
+        batch_size=max(1, min(2, round(2 * voxels / math.prod(patch)))), batch_norm=recipe.batch_norm,
     )
 
 

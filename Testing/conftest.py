@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import settings
+
+# One thread each, in worker processes too: the tests' networks are too small to gain from more, and several
+# threads that wait for a busy core slow them down tenfold.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # The same examples in every run, and no verdict that depends on how busy the machine is.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
