@@ -92,7 +92,8 @@ class Predictor:
     def segment(self, progress: Callable[[float], None] = lambda fraction: None) -> tuple[np.ndarray, np.ndarray]:
         """Labels (z, y, x) uint16 and confidence (z, y, x) uint8 in percent.
 
-        The confidence is 100 (1 - entropy / log(classes)) of a voxel's class probabilities.
+        The confidence is 100 (1 - entropy / log(classes)) of a voxel's class probabilities. ``progress`` is
+        told after each tile how much is done (0..1); what it raises ends the segmentation.
 
         Raises:
             MemoryLimitError: not even the smallest tile fits.
@@ -101,24 +102,26 @@ class Predictor:
         confidence = np.empty(self.shape, np.uint8)
         done = 0
         for block in self._blocks():
-            logits = self.logits(block)
+            voxels = math.prod(block.size)
+            logits = self.logits(block, progress=lambda f, d=done, v=voxels: progress((d + f * v) / labels.size))
             labels[block.slices] = logits.argmax(0).numpy().astype(np.uint16)
             confidence[block.slices] = _confidence(logits).numpy()
-            done += int(np.prod(block.size))
-            progress(done / labels.size)
+            done += voxels
         return labels, confidence
 
-    def logits(self, block: Box, frame: Box | None = None) -> torch.Tensor:
+    def logits(
+        self, block: Box, frame: Box | None = None, progress: Callable[[float], None] = lambda fraction: None
+    ) -> torch.Tensor:
         """Logits (classes, *block.size) float32 in main memory for a ``block`` of the volume's own grid.
 
         ``frame`` is what the tile grid is laid over, by default the whole volume; a frame of one plane
-        needs fewer tiles.
+        needs fewer tiles. ``progress`` is told after each tile how much of the block is done.
         """
         inner = self._to_network_grid(block)
         outer = self._frame if frame is None else self._to_network_grid(frame)
         return self._guarded(
             lambda: interpolate_back(
-                self._accumulate(inner, outer), inner.start, block.start, block.size, self._scale
+                self._accumulate(inner, outer, progress), inner.start, block.start, block.size, self._scale
             )
         )
 
@@ -154,23 +157,17 @@ class Predictor:
         recompute_statistics(self.network, (self._read(tile) for tile in chosen))
 
     @torch.inference_mode()
-    def _accumulate(self, inner: Box, outer: Box) -> torch.Tensor:
+    def _accumulate(self, inner: Box, outer: Box, progress: Callable[[float], None]) -> torch.Tensor:
         total = torch.zeros(self.plan.classes, *inner.size)
         weight = torch.zeros(inner.size)
         importance = _importance(self.plan).to(self.device)
-        for tile in self._tiles(outer):
-            low = [max(a, b) for a, b in zip(tile.start, inner.start, strict=True)]
-            high = [
-                min(a + n, b + m)
-                for a, n, b, m in zip(tile.start, tile.size, inner.start, inner.size, strict=True)
-            ]
-            if any(a >= b for a, b in zip(low, high, strict=True)):
-                continue
-            here = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, inner.start, strict=True))
-            there = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, tile.start, strict=True))
+        parts = [(tile, part) for tile in self._tiles(outer) if (part := _intersection(tile, inner)) is not None]
+        for count, (tile, part) in enumerate(parts, start=1):
+            here, there = _within(part, inner), _within(part, tile)
             share = importance[there]
             total[(slice(None), *here)] += (self._run(self._read(tile))[(0, slice(None), *there)] * share).cpu()
             weight[here] += share.cpu()
+            progress(count / len(parts))
         return total.div_(weight)
 
     def _run(self, batch: torch.Tensor) -> torch.Tensor:
@@ -242,6 +239,20 @@ class Predictor:
             torch.cuda.empty_cache()
         size = format_triple(self.plan.patch_size)
         self._warn(f"Out of memory while segmenting; going on with tiles of {size} voxels.")
+
+
+def _intersection(a: Box, b: Box) -> Box | None:
+    """The voxels that both boxes have, if there are any."""
+    low = [max(s, t) for s, t in zip(a.start, b.start, strict=True)]
+    high = [min(s + n, t + m) for s, n, t, m in zip(a.start, a.size, b.start, b.size, strict=True)]
+    if any(x >= y for x, y in zip(low, high, strict=True)):
+        return None
+    return Box(tuple(low), tuple(y - x for x, y in zip(low, high, strict=True)))
+
+
+def _within(part: Box, whole: Box) -> tuple[slice, ...]:
+    """``part`` as an index into an array of ``whole``."""
+    return Box(tuple(s - t for s, t in zip(part.start, whole.start, strict=True)), part.size).slices
 
 
 def larger_tiles(plan: Plan, shape: Triple, memory: int) -> Plan:

@@ -30,7 +30,7 @@ from SparseUNet3DLib.device import (
     describe_device,
     memory_format,
 )
-from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.errors import InputError, Interrupted
 from SparseUNet3DLib.events import CollectingReporter, Reporter
 from SparseUNet3DLib.inference import InferenceSettings, Predictor, larger_tiles
 from SparseUNet3DLib.model_file import Model, adapt_weights
@@ -47,6 +47,8 @@ from SparseUNet3DLib.volumes import Volume
 
 #: Part of the free memory that the accumulated logits may take while segmenting.
 LOGITS_SHARE = 0.25
+#: Least time between two events that tell the progress of segmenting.
+_PROGRESS_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def segment(
     settings: InferenceSettings | None = None,
     keep: SparseAnnotation | None = None,
     reporter: Reporter | None = None,
+    stop: StopRequest | None = None,
 ) -> Prediction:
     """Segment ``volume`` with ``model``.
 
@@ -178,12 +181,14 @@ def segment(
         settings: overlap, mirror averaging and memory; None: half-overlapping tiles in a quarter of the
             free memory.
         keep: annotated voxels that stay as they were painted.
+        stop: asked after every tile.
 
     Raises:
         InputError: the volume has other channels than the model expects.
         MemoryLimitError: not even the smallest tile fits.
+        Interrupted: asked to stop.
     """
-    reporter = reporter or CollectingReporter()
+    reporter, stop = reporter or CollectingReporter(), stop or StopRequest()
     where = choose_device(device)
     if volume.array.shape[0] != len(model.channels):
         raise InputError(
@@ -198,7 +203,7 @@ def segment(
         network, plan, model.channels, volume.array, volume.geometry.array_spacing, where, precision, settings,
         lambda message: reporter.emit("warning", message=message),
     )
-    labels, confidence = predictor.segment(lambda f: reporter.emit("phase", phase="segmenting", fraction=f))
+    labels, confidence = predictor.segment(_segmenting(reporter, stop))
     if keep is not None:
         _keep_annotation(labels, confidence, model, keep)
     return Prediction(Segmentation(labels, model.segments, volume.geometry), confidence)
@@ -229,7 +234,28 @@ def densify(
         recipe = replace(recipe, seconds=max(0.25 * recipe.seconds, recipe.seconds - reserved))
     model = _train(prepared, recipe, options, reporter, stop)
     keep = annotation if keep_annotation else None
-    return segment(model, volume, options.device, settings, keep, reporter), model
+    try:
+        return segment(model, volume, options.device, settings, keep, reporter, stop), model
+    except Interrupted as error:
+        if options.folder is None:
+            raise
+        raise Interrupted(f"{error} The trained network is in '{options.folder}'; go on with --resume.") from None
+
+
+def _segmenting(reporter: Reporter, stop: StopRequest) -> Callable[[float], None]:
+    """What is done after each tile: report, but not more often than anybody reads, and stop when asked to."""
+    shown_at = -float("inf")
+
+    def progress(fraction: float) -> None:
+        nonlocal shown_at
+        if stop.requested() == "interrupt":
+            raise Interrupted("Stopped as asked while segmenting.")
+        now = time.monotonic()
+        if fraction == 1 or now - shown_at >= _PROGRESS_SECONDS:
+            shown_at = now
+            reporter.emit("phase", phase="segmenting", fraction=fraction)
+
+    return progress
 
 
 def _train(
