@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from SparseUNet3DLib.cases import Case
-from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
@@ -56,7 +56,7 @@ class Checkpoint:
             self.recipe = Recipe.from_dict(header["recipe"])
             self.precision: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[header["precision"]]
             self._counters = Counters(**header["counters"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise self._damaged() from error
 
     def require_task(self, task: str, recipe: Recipe) -> None:

@@ -118,20 +118,29 @@ class Trainer:
         """Go back, or on, to what ``state`` returned.
 
         Raises:
-            KeyError, RuntimeError: the state is of another network.
+            KeyError, ValueError, RuntimeError: the state is of another network.
         """
-        # Copies: the average and the optimiser's moments are changed in place, and ``state`` may be restored again.
-        state = {n: t.clone() for n, t in state.items()}
         self.network.load_state_dict(_below(state, "network."))
         average = _below(state, "average.")
-        self.average = {n: average[n].to(self.device) for n in self.average}
+        for name, tensor in self.average.items():
+            tensor.copy_(average[name])
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in _below(state, "optimizer.").items():
             index, name = key.split(".", 1)
-            moments.setdefault(int(index), {})[name] = value
+            # A copy: the optimiser changes its moments in place, and ``state`` may be restored again.
+            moments.setdefault(int(index), {})[name] = value.clone()
         optimizer = self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": moments, "param_groups": optimizer["param_groups"]})
+        self._require_fitting_moments()
         self.generator.set_state(state["generator"].cpu())
+
+    def _require_fitting_moments(self) -> None:
+        moments = self.optimizer.state
+        if len({frozenset(values) for values in moments.values()}) > 1:
+            raise ValueError("some parameters lack moments that others have")
+        for parameter, values in moments.items():
+            if any(v.ndim and v.shape != parameter.shape for v in values.values()):
+                raise ValueError("the moments are of other parameters")
 
     @torch.no_grad()
     def _update_average(self) -> None:

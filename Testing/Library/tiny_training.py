@@ -1,0 +1,139 @@
+"""A small generated volume with ellipsoids, sparsely annotated, and settings under which it trains in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from SparseUNet3DLib.annotation import SparseAnnotation, from_planes
+from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.events import CollectingReporter
+from SparseUNet3DLib.geometry import Geometry
+from SparseUNet3DLib.normalisation import ChannelNormalisation
+from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.recipe import PRESETS, AugmentationRecipe, Recipe
+from SparseUNet3DLib.segments import Segment, Segmentation
+from SparseUNet3DLib.stopping import StopRequest
+from SparseUNet3DLib.training import TrainingTask
+from SparseUNet3DLib.volumes import Volume
+
+SEGMENTS = (Segment("s1", "bright", (1.0, 0.0, 0.0)), Segment("s2", "dark", (0.0, 1.0, 0.0)))
+SHAPE = (24, 32, 32)
+#: Overrides of a plan for the shape above.
+NARROW = {"patch_size": "16x16x16", "strides": "2x2x2", "widths": "4,8", "batch_size": "2"}
+CPU = torch.device("cpu")
+# Networks as narrow as these gain nothing from threads, and wait for each other's on a busy machine.
+torch.set_num_threads(1)
+
+
+def ellipsoid(shape: Sequence[int], centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
+    """(z, y, x) bool; centre and radii as fractions of the shape."""
+    grid = np.meshgrid(*((np.arange(n) + 0.5) / n for n in shape), indexing="ij")
+    return sum(((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radii, strict=True)) <= 1
+
+
+def tiny_labels(shape: Sequence[int] = SHAPE) -> np.ndarray:
+    """(z, y, x) uint16: a bright body (1) and a dark one (2) beside it."""
+    labels = np.zeros(shape, np.uint16)
+    labels[ellipsoid(shape, (0.5, 0.38, 0.36), (0.4, 0.26, 0.24))] = 1
+    labels[ellipsoid(shape, (0.55, 0.68, 0.72), (0.32, 0.2, 0.18))] = 2
+    return labels
+
+
+def tiny_volume(
+    shape: Sequence[int] = SHAPE,
+    dtype: type = np.float32,
+    channels: int = 1,
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    seed: int = 0,
+) -> Volume:
+    """Gray values 60 (background), 100 (bright), 20 (dark) with noise of 5; ``spacing`` is (i, j, k)."""
+    rng = np.random.default_rng(seed)
+    clean = np.array([60.0, 100.0, 20.0])[tiny_labels(shape)]
+    array = np.stack([clean + rng.normal(0, 5, shape) for _ in range(channels)])
+    geometry = Geometry(tuple(reversed(shape)), spacing, (10.0, -20.0, 30.0))
+    names = tuple(f"channel{n}" for n in range(channels))
+    return Volume(array.astype(dtype), geometry, names, "tiny")
+
+
+def tiny_annotation(volume: Volume, planes: Sequence[int] = (3, 7, 11, 15, 19)) -> SparseAnnotation:
+    """The true labels on a few z planes."""
+    truth = Segmentation(tiny_labels(volume.array.shape[1:]), SEGMENTS, volume.geometry)
+    return from_planes(truth, [Plane(0, n) for n in planes])
+
+
+def tiny_plan(**changes: object) -> Plan:
+    """A narrow "auto" plan."""
+    plan = Plan(
+        "auto", 1, 3, (1.0, 1.0, 1.0), ((2, 2, 2),), ((3, 3, 3),) * 2, (4, 8), (16, 16, 16), 2
+    )
+    return replace(plan, **changes)
+
+
+def paper_plan(**changes: object) -> Plan:
+    """The paper's network, narrow, with output tiles of 12 voxels."""
+    plan = Plan(
+        "paper", 1, 3, (1.0, 1.0, 1.0), ((2, 2, 2),) * 3, ((3, 3, 3),) * 4, (2, 2, 2, 2), (100, 100, 100), 1
+    )
+    return replace(plan, **changes)
+
+
+def tiny_recipe(**changes: object) -> Recipe:
+    """The balanced recipe for a fixed number of iterations, in float32, with mild augmentation."""
+    mild = AugmentationRecipe(rotation=5, scaling=0.05, elastic_sd=1.0, gray_slope=1.1)
+    recipe = replace(
+        PRESETS["balanced"], seconds=None, iterations=20, precision="float32", learning_rate=0.01, augmentation=mild
+    )
+    return replace(recipe, **changes)
+
+
+def tiny_task(folder: Path | None = None, **changes: object) -> TrainingTask:
+    """A training of the narrow plan on the tiny volume, without validation; fields may be replaced."""
+    volume = tiny_volume()
+    task = TrainingTask(
+        cases=[Case(volume, tiny_annotation(volume))],
+        normalisation=(ChannelNormalisation("channel0"),),
+        plan=tiny_plan(),
+        recipe=tiny_recipe(),
+        device=CPU,
+        reporter=CollectingReporter(),
+        stop=StopRequest(),
+        folder=folder,
+    )
+    return replace(task, **changes)
+
+
+def iou(found: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None) -> list[float]:
+    """Intersection over union of each segment, over the voxels ``where``."""
+    where = np.ones(truth.shape, bool) if where is None else where
+    found, truth = found[where], truth[where]
+    return [
+        float(((found == n) & (truth == n)).sum() / ((found == n) | (truth == n)).sum())
+        for n in range(1, len(SEGMENTS) + 1)
+    ]
+
+
+def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether both hold the same tensors, bit by bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+@contextmanager
+def little_memory(spare: int) -> Iterator[None]:
+    """Let the system refuse this process more than ``spare`` further bytes of address space."""
+    import resource  # Unix only
+
+    with open("/proc/self/statm", encoding="ascii") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + spare, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
