@@ -146,7 +146,8 @@ def match_segments(found: Segmentation, truth: Segmentation) -> tuple[np.ndarray
     if found.segments and truth.segments and len(only_true) == len(truth.segments):
         raise InputError(
             f"The segmentation has the segments {', '.join(found_names)} and the truth "
-            f"{', '.join(s.name for s in truth.segments)}: no name is the same, so they cannot be compared; rename them."
+            f"{', '.join(s.name for s in truth.segments)}: no name is the same, so they cannot be compared; "
+            "rename them."
         )
     segments = (*found.segments, *only_true)
     values = {s.name: n for n, s in reversed(list(enumerate(segments, start=1)))}

@@ -6,7 +6,7 @@ from __future__ import annotations
 #: "out of memory" too; its name differs between releases of torch.
 _MESSAGES = (
     "can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "could not create a memory object",
-    "alloc_failed",
+    "could not create a primitive", "could not execute a primitive", "alloc_failed",
 )
 
 

@@ -30,13 +30,13 @@ from SparseUNet3DLib.device import (
     describe_device,
     memory_format,
 )
-from SparseUNet3DLib.errors import InputError, Interrupted
+from SparseUNet3DLib.errors import InputError, Interrupted, MemoryLimitError
 from SparseUNet3DLib.events import CollectingReporter, Reporter
 from SparseUNet3DLib.inference import InferenceSettings, Predictor, larger_tiles
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation, fit_normalisation
-from SparseUNet3DLib.plan import Plan, fit_to_memory, make_plan, override_plan
+from SparseUNet3DLib.plan import Plan, fit_to_memory, format_triple, make_plan, override_plan
 from SparseUNet3DLib.recipe import PRESETS, Recipe
 from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
@@ -106,7 +106,7 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     Raises:
         InputError: the cases cannot be trained on.
         UsageError: the device or an override makes no sense.
-        MemoryLimitError: not even the smallest plan fits.
+        MemoryLimitError: not even the smallest plan fits, or the one wanted does not.
     """
 
     def warn(message: str) -> None:
@@ -136,7 +136,9 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
         shapes = [a.shape[1:] for a in arrays]
         spacings = [c.volume.geometry.array_spacing for c in cases]
         plan = make_plan(recipe, shapes, spacings, len(names), classes, memory, device.type != "cpu")
-    plan = override_plan(plan, options.plan)
+    if options.plan:
+        plan = override_plan(plan, options.plan)
+        _require_memory(plan, memory)
     training, validation = split_held_out(cases, options.hold_out)
     reporter.emit(
         "plan",
@@ -147,6 +149,16 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
         held_out={c.volume.name: [str(p) for p in c.annotation.planes] for c in validation},
     )
     return Preparation(training, validation, normalisation, plan, device)
+
+
+def _require_memory(plan: Plan, memory: int) -> None:
+    """Refuse a plan of the user's that would not fit: the system may kill a program that takes too much."""
+    if plan.training_bytes() > memory:
+        raise MemoryLimitError(
+            f"With patches of {format_triple(plan.patch_size)} voxels, {plan.batch_size} per step, training needs "
+            f"about {plan.training_bytes() / 2**30:.2g} GiB, but may use {memory / 2**30:.2g} GiB; choose a smaller "
+            "patch_size, batch_size or widths, or allow more with --memory."
+        )
 
 
 def train(

@@ -36,6 +36,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     for files, target in zip(volumes, targets, strict=True):
         try:
             volume = read_image(files, reporter)
+            if len(volumes) > 1:
+                reporter.emit("phase", phase=f"reading {volume.name}", fraction=1.0)
             prediction = segment(model, volume, args.device, settings, reporter=reporter)
         except InputError as error:
             if len(volumes) == 1:
