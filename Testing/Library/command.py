@@ -58,7 +58,7 @@ def run(*arguments: object, cwd: Path, **options: object) -> tuple[int, str, str
     """Exit code, standard output and standard error of the program, run as a process of its own."""
     with start(*arguments, cwd=cwd, **options) as process:
         out, err = process.communicate(timeout=120)
-    return process.returncode, out.decode(), err.decode()
+    return process.returncode, (out or b"").decode(), (err or b"").decode()
 
 
 def structures() -> np.ndarray:

@@ -150,6 +150,14 @@ HOSTILE = [
     ),
     ("no memory", DENSIFY + " --memory 0", 2, "--memory must be above 0 GiB and finite, not 0."),
     ("little memory", DENSIFY + " --memory 0.001", 5, "Training does not fit into memory even with one patch of"),
+    (
+        "a plan that is too large", DENSIFY + " --plan patch_size=8192x8192x8192", 5,
+        "With patches of 8192x8192x8192 voxels, 2 per step, training needs about",
+    ),
+    (
+        "a network that is too wide", DENSIFY + " --plan strides=2x2x2 --plan widths=1000000,1000000", 5,
+        "choose a smaller patch_size, batch_size or widths, or allow more with --memory.",
+    ),
     ("two ways to begin", DENSIFY + " --resume --restart", 2, "not allowed with argument"),
     ("nothing to resume", DENSIFY + " --resume", 3, "There is no checkpoint in 'out.seg.nrrd.run' to resume from"),
     # Models.

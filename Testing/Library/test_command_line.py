@@ -293,6 +293,7 @@ def test_one_bad_volume_does_not_keep_the_others_from_being_segmented(
     names = ["other-vol.confidence.nrrd", "other-vol.seg.nrrd", "vol.confidence.nrrd", "vol.seg.nrrd"]
     assert sorted(p.name for p in results.iterdir()) == names
     told = " ".join(capsys.readouterr().err.split())
+    assert "Reading vol 100% Segmenting" in told
     assert f"Warning: '{bad}' was left out: '{bad}' is damaged or not an image" in told
     assert f"Error: 1 of 3 volumes could not be segmented: {bad}." in told
     for name in ("vol", "other-vol"):
