@@ -8,6 +8,8 @@ import pytest
 import torch
 from tiny_training import (
     SEGMENTS,
+    StopAfter,
+    make_trainer,
     paper_plan,
     same_weights,
     tiny_annotation,
@@ -24,10 +26,8 @@ from SparseUNet3DLib.checkpoint import FILE_NAME, Checkpoint, fingerprint
 from SparseUNet3DLib.errors import InputError, Interrupted, UsageError
 from SparseUNet3DLib.normalisation import ChannelNormalisation, ChannelStatistics
 from SparseUNet3DLib.plane_detection import Plane
-from SparseUNet3DLib.sampling import PatchSampler
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.tensor_file import read_tensor_file, write_tensor_file
-from SparseUNet3DLib.trainer import Trainer
 from SparseUNet3DLib.training import run_training
 
 GRAY = (ChannelNormalisation("channel0"),)
@@ -35,22 +35,6 @@ SGD = {
     "optimizer": "sgd", "momentum": 0.99, "weight_decay": 5e-4, "schedule": "steps", "dice": False,
     "class_balance": 1.0, "ema_decay": 0.0,
 }
-
-
-class StopAfter:
-    """Asks to stop after so many steps."""
-
-    def __init__(self, steps: int, kind: str = "interrupt") -> None:
-        self.left, self.kind = steps, kind
-
-    def requested(self) -> str:
-        self.left -= 1
-        return self.kind if self.left <= 0 else ""
-
-
-def make_trainer(task, precision=torch.float32) -> Trainer:
-    sampler = PatchSampler(task.cases, task.normalisation, task.plan, task.recipe, task.device)
-    return Trainer(task.plan, task.recipe, sampler, task.device, precision)
 
 
 def interrupt(folder, steps: int, **changes):

@@ -18,8 +18,10 @@ from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import PRESETS, AugmentationRecipe, Recipe
+from SparseUNet3DLib.sampling import PatchSampler
 from SparseUNet3DLib.segments import Segment, Segmentation
 from SparseUNet3DLib.stopping import StopRequest
+from SparseUNet3DLib.trainer import Trainer
 from SparseUNet3DLib.training import TrainingTask
 from SparseUNet3DLib.volumes import Volume
 
@@ -28,8 +30,6 @@ SHAPE = (24, 32, 32)
 #: Overrides of a plan for the shape above.
 NARROW = {"patch_size": "16x16x16", "strides": "2x2x2", "widths": "4,8", "batch_size": "2"}
 CPU = torch.device("cpu")
-# Networks as narrow as these gain nothing from threads, and wait for each other's on a busy machine.
-torch.set_num_threads(1)
 
 
 def ellipsoid(shape: Sequence[int], centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
@@ -107,6 +107,23 @@ def tiny_task(folder: Path | None = None, **changes: object) -> TrainingTask:
         folder=folder,
     )
     return replace(task, **changes)
+
+
+class StopAfter:
+    """Asks to stop after so many steps."""
+
+    def __init__(self, steps: int, kind: str = "interrupt") -> None:
+        self.left, self.kind = steps, kind
+
+    def requested(self) -> str:
+        self.left -= 1
+        return self.kind if self.left <= 0 else ""
+
+
+def make_trainer(task: TrainingTask, precision: torch.dtype = torch.float32) -> Trainer:
+    """The trainer with which ``task`` begins."""
+    sampler = PatchSampler(task.cases, task.normalisation, task.plan, task.recipe, task.device)
+    return Trainer(task.plan, task.recipe, sampler, task.device, precision)
 
 
 def iou(found: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None) -> list[float]:

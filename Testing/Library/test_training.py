@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import (
+    CPU,
+    StopAfter,
+    little_memory,
+    make_trainer,
+    paper_plan,
+    same_weights,
+    tiny_annotation,
+    tiny_plan,
+    tiny_recipe,
+    tiny_task,
+    tiny_volume,
+)
+
+from SparseUNet3DLib import training
+from SparseUNet3DLib.cases import Case, split_held_out
+from SparseUNet3DLib.checkpoint import FILE_NAME, Checkpoint
+from SparseUNet3DLib.errors import DivergenceError, Interrupted, MemoryLimitError, OutputError
+from SparseUNet3DLib.events import CollectingReporter
+from SparseUNet3DLib.inference import Box, InferenceSettings, Predictor
+from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.normalisation import ChannelNormalisation, ChannelStatistics
+from SparseUNet3DLib.training import run_training
+from SparseUNet3DLib.validation import HeldOutValidation
+
+GRAY = (ChannelNormalisation("channel0"),)
+#: The slice-wise network without normalisation layers: with a high enough rate its weights explode.
+UNSTABLE = replace(
+    paper_plan(), network="2d", strides=((1, 2, 2),) * 3, kernels=((1, 3, 3),) * 4, patch_size=(1, 100, 100)
+)
+
+
+def run(**changes):
+    """Result and reporter of a tiny training."""
+    reporter = CollectingReporter()
+    return run_training(tiny_task(reporter=reporter, **changes)), reporter
+
+
+def messages(reporter: CollectingReporter) -> list[str]:
+    return [fields["message"] for fields in reporter.of("warning")]
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Validation and previews from the first step on, and an event for every step."""
+    monkeypatch.setattr(training, "_FIRST_VALIDATION_SECONDS", 0.0)
+    monkeypatch.setattr(training, "_SIDE_TASK_SHARE", 1e9)
+    monkeypatch.setattr(training, "_STEP_EVENT_SECONDS", 0.0)
+
+
+# -- what a step does ----------------------------------------------------------------------------------
+
+
+def test_training_lowers_the_loss(eager):
+    _, reporter = run(recipe=tiny_recipe(iterations=60))
+    losses = [fields["loss"] for fields in reporter.of("step")]
+    assert len(losses) == 60
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others():
+    weights = [run(recipe=tiny_recipe(iterations=4, seed=seed))[0].weights for seed in (0, 0, 1)]
+    assert same_weights(weights[0], weights[1])
+    assert not same_weights(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("decay", [0.99, 0.3])
+def test_the_result_is_the_moving_average_of_the_weights(decay):
+    task = tiny_task(recipe=tiny_recipe(iterations=6, ema_decay=decay))
+    trainer = make_trainer(task)
+    average = {n: t.clone() for n, t in trainer.network.state_dict().items()}
+    for step in range(1, 7):
+        trainer.step((step - 1) / 6)
+        share = min(decay, (1 + step) / (10 + step))
+        for name, tensor in trainer.network.state_dict().items():
+            average[name] = share * average[name] + (1 - share) * tensor
+    result = run_training(task)
+    for name, tensor in result.weights.items():
+        torch.testing.assert_close(tensor, average[name])
+        assert not torch.equal(tensor, trainer.network.state_dict()[name])
+
+
+def test_without_an_average_the_result_is_the_last_weights():
+    task = tiny_task(recipe=tiny_recipe(iterations=3, ema_decay=0.0))
+    trainer = make_trainer(task)
+    for step in range(3):
+        trainer.step(step / 3)
+    assert same_weights(run_training(task).weights, trainer.network.state_dict())
+
+
+def test_the_statistics_of_batch_normalisation_are_averaged_as_well():
+    result, _ = run(plan=tiny_plan(batch_norm="running"), recipe=tiny_recipe(iterations=3))
+    means = [t for n, t in result.weights.items() if n.endswith("running_mean")]
+    assert means
+    assert all(bool((m != 0).any()) for m in means)
+
+
+def test_the_learning_rate_warms_up_and_falls_or_steps_down():
+    trainer = make_trainer(tiny_task(recipe=tiny_recipe(learning_rate=1.0)))
+    rates = [trainer.learning_rate(f) for f in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    np.testing.assert_allclose(rates, [0.04, 0.52, 1.0, 0.5, 0.001])
+    trainer.counters.rate_factor = 0.25
+    assert trainer.learning_rate(0.1) == 0.25
+    stepped = make_trainer(tiny_task(recipe=tiny_recipe(learning_rate=1.0, schedule="steps")))
+    for iteration, rate in ((0, 1.0), (19_999, 1.0), (20_000, 0.1), (65_000, 1e-3)):
+        stepped.counters.iteration = iteration
+        assert stepped.learning_rate(0.5) == pytest.approx(rate)
+
+
+# -- the end of a run ----------------------------------------------------------------------------------
+
+
+def test_a_time_budget_ends_the_run_and_the_learning_rate_follows_it(eager):
+    recipe = tiny_recipe(seconds=1.0, iterations=None)
+    result, reporter = run(recipe=recipe)
+    assert 1.0 <= result.seconds < 30.0
+    assert result.iterations > 1
+    steps = reporter.of("step")
+    trainer = make_trainer(tiny_task(recipe=recipe))
+    for fields in steps:
+        assert fields["fraction"] == pytest.approx(min(1.0, fields["seconds"] / 1.0))
+        assert fields["learning_rate"] == pytest.approx(trainer.learning_rate(fields["fraction"]))
+    assert steps[-1]["fraction"] == 1.0
+    assert steps[-1]["learning_rate"] < 0.01 * recipe.learning_rate
+
+
+def test_whichever_limit_comes_first_ends_the_run():
+    result, _ = run(recipe=tiny_recipe(seconds=1e6, iterations=3))
+    assert result.iterations == 3
+    result, _ = run(recipe=tiny_recipe(seconds=0.5, iterations=10**9))
+    assert result.iterations < 10**6
+
+
+def test_a_plateau_ends_the_run(eager):
+    scores = iter([0.1, 0.5, 0.6, *[0.6] * 1000])
+    result, _ = run(
+        recipe=tiny_recipe(iterations=40, patience=0.25), validate=lambda *_: {"bright": next(scores), "dark": None}
+    )
+    # The best score is that after step 3, and a quarter of 40 steps later patience ends.
+    assert result.iterations == 3 + 11
+    assert result.held_out_iou == {"bright": 0.6, "dark": None}
+
+
+def test_scores_that_get_better_do_not_end_the_run(eager):
+    scores = iter(np.linspace(0.1, 0.9, 100))
+    result, _ = run(recipe=tiny_recipe(iterations=20, patience=0.25), validate=lambda *_: {"a": next(scores)})
+    assert result.iterations == 20
+
+
+def test_finish_gives_the_result_so_far(tmp_path):
+    result = run_training(tiny_task(tmp_path, stop=StopAfter(4, "finish"), validate=lambda *_: {"a": 0.5}))
+    assert result.iterations == 4
+    assert result.held_out_iou == {"a": 0.5}
+    assert (tmp_path / FILE_NAME).exists()
+
+
+def test_interrupt_leaves_a_checkpoint_of_the_last_step(tmp_path):
+    reporter = CollectingReporter()
+    task = tiny_task(tmp_path, stop=StopAfter(4), reporter=reporter)
+    with pytest.raises(Interrupted, match=r"Stopped as asked after 4 iterations; the checkpoint is in '.*--resume"):
+        run_training(task)
+    assert reporter.of("checkpoint")[-1] == {"path": str(tmp_path / FILE_NAME), "iteration": 4}
+    trainer = make_trainer(task)
+    Checkpoint(tmp_path / FILE_NAME).restore(trainer)
+    assert trainer.counters.iteration == 4
+
+
+def test_interrupt_without_a_folder_says_nothing_of_a_checkpoint():
+    with pytest.raises(Interrupted, match=r"^Stopped as asked after 1 iterations\.$"):
+        run(stop=StopAfter(1))
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_at_the_start(tmp_path):
+    reporter = CollectingReporter()
+    with pytest.raises(OutputError, match="does not exist"):
+        run_training(tiny_task(tmp_path / "missing", reporter=reporter))
+    assert not reporter.of("step")
+
+
+# -- divergence ----------------------------------------------------------------------------------------
+
+
+def unstable(rate: float, **changes):
+    recipe = tiny_recipe(
+        optimizer="sgd", schedule="steps", learning_rate=rate, iterations=12, ema_decay=changes.pop("decay", 0.9)
+    )
+    return tiny_task(plan=UNSTABLE, recipe=recipe, reporter=CollectingReporter(), **changes)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.0])
+def test_a_run_that_diverges_goes_back_and_on_with_half_the_rate(decay):
+    task = unstable(300.0, decay=decay)
+    result = run_training(task)
+    warnings = messages(task.reporter)
+    assert len(warnings) >= 2
+    for halvings, message in enumerate(warnings, start=1):
+        assert message.startswith("Training diverged at iteration ")
+        assert f"going on from iteration 0 with {0.5**halvings:g} of the learning rate" in message
+    assert result.iterations == 12
+    assert all(bool(w.isfinite().all()) for w in result.weights.values())
+    assert task.reporter.of("step")[-1]["learning_rate"] == 300.0 * 0.5 ** len(warnings)
+
+
+def test_a_run_that_diverges_whatever_the_rate_ends_in_a_sentence():
+    task = unstable(1e6)
+    with pytest.raises(DivergenceError, match=r"diverged 7 times .*halved each time; check the volume for extreme gray"):
+        run_training(task)
+    assert len(messages(task.reporter)) == 6
+
+
+def test_gray_values_beyond_all_numbers_end_in_a_sentence():
+    absurd = ChannelNormalisation("channel0", ChannelStatistics(-1e38, 1e38, 0.0, 1e-10))
+    volume = tiny_volume()
+    volume = replace(volume, array=volume.array * np.float32(1e36))
+    task = tiny_task(cases=[Case(volume, tiny_annotation(volume))], normalisation=(absurd,))
+    with pytest.raises(DivergenceError):
+        run_training(task)
+
+
+def test_the_halved_rate_outlives_an_interruption(tmp_path):
+    with pytest.raises(Interrupted):
+        run_training(unstable(300.0, folder=tmp_path, stop=StopAfter(10)))
+    header = Checkpoint(tmp_path / FILE_NAME)
+    trainer = make_trainer(unstable(300.0))
+    header.restore(trainer)
+    assert trainer.counters.rate_factor < 1.0
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights():
+    trainer = make_trainer(tiny_task())
+    trainer.step(0.5)
+    before = {n: t for n, t in trainer.state().items() if n != "generator"}
+    for parameter in trainer.network.parameters():
+        parameter.register_hook(lambda gradient: gradient * math.inf)
+    assert not math.isfinite(trainer.step(0.5))
+    after = {n: t for n, t in trainer.state().items() if n != "generator"}
+    assert same_weights(before, after)
+    assert trainer.counters.iteration == 1
+
+
+def test_twice_in_a_row_the_run_goes_back_to_the_state_before(tmp_path, monkeypatch):
+    """The latest state may be on the brink of divergence already."""
+    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
+    task = tiny_task(tmp_path, recipe=tiny_recipe(iterations=30), reporter=CollectingReporter())
+    loop = training._Loop(task, resume=False)
+    for _ in range(5):
+        loop._guarded_step()
+        loop._side_tasks()
+    for expected in (5, 4, 4):
+        loop._roll_back()
+        assert loop.trainer.counters.iteration == expected
+    assert loop.trainer.counters.rate_factor == 0.125
+
+
+# -- memory --------------------------------------------------------------------------------------------
+
+
+def warm_up() -> None:
+    """All threads start, and caches fill, before memory is limited."""
+    run(recipe=tiny_recipe(iterations=2))
+
+
+def test_when_memory_runs_out_the_batch_then_the_patch_becomes_smaller():
+    pytest.importorskip("resource")
+    warm_up()
+    task = tiny_task(
+        plan=tiny_plan(patch_size=(64, 64, 64), batch_size=8), recipe=tiny_recipe(iterations=2),
+        reporter=CollectingReporter(),
+    )
+    with little_memory(60 * 2**20):
+        result = run_training(task)
+    warnings = messages(task.reporter)
+    assert warnings[0] == "Out of memory; going on with 4 patch(es) of 64x64x64 voxels per step."
+    assert warnings[2] == "Out of memory; going on with 1 patch(es) of 64x64x64 voxels per step."
+    assert warnings[3] == "Out of memory; going on with 1 patch(es) of 42x64x64 voxels per step."
+    assert result.iterations == 2
+    assert result.plan.batch_size == 1
+    assert result.plan.patch_size < (64, 64, 64)
+    build_network(result.plan).load_state_dict(result.weights)
+
+
+def test_the_smallest_patch_not_fitting_is_said_in_a_sentence():
+    pytest.importorskip("resource")
+    warm_up()
+    plan = tiny_plan(patch_size=(128, 64, 64), strides=((32, 32, 32),), widths=(24, 4), batch_size=1)
+    task = tiny_task(plan=plan, reporter=CollectingReporter())
+    with (
+        little_memory(24 * 2**20),
+        pytest.raises(MemoryLimitError, match=r"even with one patch of 64x64x64 voxels; close other programs"),
+    ):
+        run_training(task)
+    assert messages(task.reporter) == ["Out of memory; going on with 1 patch(es) of 64x64x64 voxels per step."]
+
+
+# -- validation, previews, events ----------------------------------------------------------------------
+
+
+def held_out_task(**changes):
+    volume = tiny_volume()
+    training_cases, validation_cases = split_held_out([Case(volume, tiny_annotation(volume))], 2)
+    validation = HeldOutValidation(validation_cases, GRAY, CPU)
+    task = tiny_task(cases=training_cases, validate=validation, reporter=CollectingReporter())
+    return replace(task, **changes), validation_cases
+
+
+@pytest.mark.parametrize("batch_norm", [None, "frozen"])
+def test_validation_changes_nothing_in_the_training(eager, batch_norm):
+    task, _ = held_out_task(recipe=tiny_recipe(iterations=5), plan=tiny_plan(batch_norm=batch_norm))
+    validated = run_training(task)
+    assert len(task.reporter.of("validation")) == 6
+    plain = run_training(replace(task, validate=None))
+    assert same_weights(validated.weights, plain.weights)
+    assert plain.held_out_iou is None
+
+
+@pytest.mark.parametrize("batch_norm", [None, "frozen"])
+def test_the_score_on_held_out_planes_is_the_iou_of_the_prediction_there(batch_norm):
+    task, cases = held_out_task(recipe=tiny_recipe(iterations=40), plan=tiny_plan(batch_norm=batch_norm))
+    result = run_training(task)
+    network = build_network(result.plan)
+    network.load_state_dict(result.weights)
+    volume, annotation = cases[0].volume, cases[0].annotation
+    p = Predictor(
+        network, result.plan, GRAY, volume.array, (1.0, 1.0, 1.0), CPU, settings=InferenceSettings(overlap=0.25)
+    )
+    assert len(annotation.planes) == 2
+    found = np.zeros(annotation.labels.shape, int)
+    for plane in annotation.planes:
+        box = Box((plane.index, 0, 0), (1, *volume.array.shape[2:]))
+        found[plane.index] = p.logits(box, frame=box).argmax(0)[0]
+    known = annotation.annotated
+    for label, name in ((1, "bright"), (2, "dark")):
+        hits = (known & (found == label) & (annotation.labels == label)).sum()
+        either = (known & ((found == label) | (annotation.labels == label))).sum()
+        assert result.held_out_iou[name] == pytest.approx(hits / either)
+    last = task.reporter.of("validation")[-1]
+    assert last["iteration"] == 40
+    assert last["iou"] == result.held_out_iou
+    assert last["mean_iou"] == pytest.approx(np.mean(list(result.held_out_iou.values())))
+
+
+def test_a_segment_that_is_nowhere_has_no_score():
+    volume = tiny_volume()
+    annotation = tiny_annotation(volume)
+    labels = np.where(annotation.labels == 2, 0, annotation.labels).astype(np.uint16)
+    case = Case(volume, replace(annotation, labels=labels))
+    network = build_network(tiny_plan())
+    torch.nn.init.zeros_(network.head.weight)
+    network.head.bias.data = torch.tensor([0.0, 1.0, -1.0])  # says "bright" everywhere
+    scores = HeldOutValidation([case], GRAY, CPU)(network, tiny_plan(), torch.float32)
+    assert scores["dark"] is None
+    assert scores["bright"] == pytest.approx((labels[annotation.annotated] == 1).mean())
+
+
+def test_many_segments_are_counted_without_overflow():
+    volume = tiny_volume((4, 16, 16))
+    annotation = tiny_annotation(volume, (1, 2))
+    many = tuple(replace(annotation.segments[0], id=f"{n}", name=f"{n}") for n in range(300))
+    labels = np.where(annotation.annotated, 299, 0).astype(np.uint16)
+    case = Case(volume, replace(annotation, labels=labels, segments=many))
+    plan = tiny_plan(classes=301)
+    network = build_network(plan)
+    torch.nn.init.zeros_(network.head.weight)
+    network.head.bias.data[299] = 1.0
+    scores = HeldOutValidation([case], GRAY, CPU)(network, plan, torch.float32)
+    assert scores["298"] == 1.0
+    assert all(score is None for name, score in scores.items() if name != "298")
+
+
+def test_previews_show_the_averaged_network(eager):
+    seen = []
+
+    def preview(network, plan, precision, iteration):
+        assert not network.training
+        seen.append((iteration, {n: t.clone() for n, t in network.state_dict().items()}))
+
+    result, _ = run(recipe=tiny_recipe(iterations=3), preview=preview)
+    assert [iteration for iteration, _ in seen] == [1, 2, 3]
+    assert same_weights(seen[-1][1], result.weights)
+
+
+def test_events_have_the_fields_that_are_documented(eager, tmp_path):
+    task, _ = held_out_task(recipe=tiny_recipe(iterations=3), folder=tmp_path)
+    run_training(task)
+    step = task.reporter.of("step")[-1]
+    assert step.keys() == {
+        "iteration", "iterations", "seconds", "seconds_total", "fraction", "loss", "learning_rate", "eta_seconds",
+    }
+    assert (step["iteration"], step["iterations"], step["seconds_total"]) == (3, 3, None)
+    assert (step["fraction"], step["eta_seconds"]) == (1.0, 0.0)
+    validation = task.reporter.of("validation")[-1]
+    assert validation.keys() == {"iteration", "mean_iou", "iou"}
+    assert validation["iou"].keys() == {"bright", "dark"}
+    checkpoint = task.reporter.of("checkpoint")[-1]
+    assert checkpoint == {"path": str(tmp_path / FILE_NAME), "iteration": 3}
+    assert {name for name, _ in task.reporter.events} == {"step", "validation", "checkpoint"}
+
+
+def test_the_history_keeps_losses_and_scores(eager):
+    task, _ = held_out_task(recipe=tiny_recipe(iterations=4))
+    history = run_training(task).history
+    losses = [e for e in history if "loss" in e]
+    scores = [e for e in history if "mean_iou" in e]
+    assert [e["iteration"] for e in losses] == [1, 2, 3, 4]
+    assert [e["iteration"] for e in scores] == [1, 2, 3, 4, 4]
+    assert all(e.keys() == {"iteration", "seconds", "loss"} for e in losses)
+
+
+def test_starting_from_weights_means_from_exactly_these():
+    first, _ = run(recipe=tiny_recipe(iterations=30))
+    task = tiny_task(initial_weights=first.weights, recipe=tiny_recipe(iterations=30))
+    loop = training._Loop(task, resume=False)
+    assert same_weights(loop.trainer.weights(), first.weights)
+    assert same_weights(loop.trainer.network.state_dict(), first.weights)
