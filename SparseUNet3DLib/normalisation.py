@@ -9,6 +9,8 @@ import numpy as np
 
 #: Voxels looked at to measure a channel's statistics; more would not change them.
 _SAMPLE = 2_000_000
+#: The lowest value counts as padding where it makes up more than this share of the voxels.
+_PADDING = 0.02
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,24 @@ def fit_normalisation(names: Sequence[str], volumes: Sequence[np.ndarray]) -> tu
 
 
 def measure_statistics(channels: Sequence[np.ndarray]) -> ChannelStatistics:
-    """Range from the 0.5 to the 99.5 percentile over all ``channels``, mean and deviation within it."""
-    values = np.concatenate([_sample(c) for c in channels])
+    """Range from the 0.5 to the 99.5 percentile over all ``channels``, mean and deviation within it.
+
+    Padding is left out: a CT's -3024 around the scanner's bore, or the 0 around a brain, would take up
+    most of the range and leave the structures themselves with little contrast.
+    """
+    values = np.concatenate([_without_padding(_sample(c)) for c in channels])
     low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
     if low == high:  # a small bright structure in an otherwise constant channel
         low, high = (float(f([f(c) for c in channels])) for f in (np.min, np.max))
     clipped = values.clip(low, high)
     return ChannelStatistics(low, high, float(clipped.mean()), float(clipped.std()) or 1.0)
+
+
+def _without_padding(values: np.ndarray) -> np.ndarray:
+    """``values`` without their lowest one, where so many voxels have exactly this value that it was filled in."""
+    inside = values[values > values.min()]
+    is_padding = inside.size < (1 - _PADDING) * values.size
+    return inside if is_padding and inside.size and inside.min() < inside.max() else values
 
 
 def _looks_like_ct(channel: np.ndarray) -> bool:

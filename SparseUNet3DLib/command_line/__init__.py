@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 unexpected error; 2 usage; 3 input; 4 missing package; 5 m
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from SparseUNet3DLib.dependencies import missing_package
@@ -17,6 +18,9 @@ from SparseUNet3DLib.out_of_memory import is_out_of_memory
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
+    # Read when torch is loaded: threads that wait for a core which another program uses give way soon, instead
+    # of spinning. Costs nothing on an idle machine; on a busy one a step took 0.6 s instead of 1.5 s.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     reporter: Reporter = TerminalReporter()
     try:
         try:

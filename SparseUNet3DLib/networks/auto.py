@@ -12,6 +12,21 @@ from torch import nn
 from SparseUNet3DLib.networks.batch_norm import BatchNorm
 
 
+class Conv3d(nn.Conv3d):
+    """A convolution that is computed in float32 where an axis is shorter than the kernel, on a CPU.
+
+    There oneDNN's bfloat16 kernels read memory that nobody wrote: for two slices and a 3-wide kernel the
+    gradient of the weights is garbage, for one slice and one channel the output is (seen with torch 2.13).
+    So few voxels cost next to nothing in float32.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type == "cpu" and any(n < k for n, k in zip(x.shape[2:], self.kernel_size, strict=True)):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
+
+
 class InstanceNorm(nn.Module):
     """Instance normalisation with scale and shift, (b, c, z, y, x).
 
@@ -54,7 +69,7 @@ class AutoUNet(nn.Module):
             layers: list[nn.Module] = []
             for before in (channels, width):
                 padding = tuple(k // 2 for k in kernel)
-                layers.append(nn.Conv3d(before, width, tuple(kernel), padding=padding, bias=False))
+                layers.append(Conv3d(before, width, tuple(kernel), padding=padding, bias=False))
                 layers.append(BatchNorm(width, batch_norm) if batch_norm else InstanceNorm(width))
                 layers.append(nn.LeakyReLU(0.01, inplace=True))
             return nn.Sequential(*layers)

@@ -6,7 +6,7 @@ from torch import nn
 from volumes_for_tests import make_plan_of
 
 from SparseUNet3DLib.networks import build_network
-from SparseUNet3DLib.networks.auto import AutoUNet, InstanceNorm
+from SparseUNet3DLib.networks.auto import AutoUNet, Conv3d, InstanceNorm
 from SparseUNet3DLib.networks.batch_norm import BatchNorm, recompute_statistics
 from SparseUNet3DLib.networks.paper import PaperUNet
 
@@ -281,6 +281,23 @@ def test_planned_network_keeps_the_size_and_trains(
         else:
             assert torch.isfinite(parameter.grad).all(), name
             assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("size", [(2, 8, 8), (1, 8, 8), (2, 2, 2), (8, 2, 8), (8, 8, 1)])
+@pytest.mark.parametrize("channels", [1, 32])
+def test_convolutions_over_less_than_a_kernel_are_right_in_bfloat16(size: tuple[int, int, int], channels: int):
+    torch.manual_seed(0)
+    layer = Conv3d(channels, 32, 3, padding=1, bias=False).to(memory_format=torch.channels_last_3d)
+    image = torch.randn(2, channels, *size).to(memory_format=torch.channels_last_3d)
+    expected = torch.nn.functional.conv3d(image, layer.weight, padding=1)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), layer.weight)
+    rubbish = [torch.full((2**20,), torch.nan) for _ in range(8)]  # what a kernel finds that reads unwritten memory
+    del rubbish
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(image)
+    (found,) = torch.autograd.grad(out.float().square().sum(), layer.weight)
+    torch.testing.assert_close(out.float(), expected, rtol=0.02, atol=0.02 * expected.abs().max().item())
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02 * wanted.abs().max().item())
 
 
 def test_first_logits_of_the_planned_network_are_undecided():

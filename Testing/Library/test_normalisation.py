@@ -88,6 +88,14 @@ def test_any_number_type_gives_the_same_statistics(dtype: type):
     assert statistics.sd == pytest.approx(expected.std(), rel=1e-5)
 
 
+def test_padding_around_the_scan_does_not_set_the_scale():
+    scan = ct_volume()[0]
+    padded = np.full((12, 40, 40), -3024, np.int16)
+    padded[:, 10:30, 10:30] = scan
+    assert measure_statistics([padded]).low == pytest.approx(measure_statistics([scan]).low, abs=2)
+    assert measure_statistics([padded]).sd == pytest.approx(measure_statistics([scan]).sd, rel=0.02)
+
+
 def test_large_unsigned_values_do_not_wrap_around():
     values = np.array([0, 65535] * 500, np.uint16).reshape(10, 10, 10)
     statistics = measure_statistics([values, values])
