@@ -98,7 +98,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, st
         *("--model", "m.safetensors", "--confidence", "c.nrrd", "--pictures", "p.png", "--preview", "pre.seg.nrrd"),
         *("--truth", "truth.seg.nrrd", "--slices", "auto", "--slices", "z:3", "--hold-out", "1"),
     )
-    arguments = (*DENSIFY, *outputs, "--plan", "widths=8,16", "--iterations", "80", "--progress", "jsonl")
+    arguments = (*DENSIFY, *outputs, "--plan", "widths=8,16", "--iterations", "60", "--progress", "jsonl")
     with start(*arguments, cwd=folder, code=HURRY) as process:
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err.decode()
@@ -144,7 +144,7 @@ def test_standard_output_is_nothing_but_documented_events(whole_run: tuple[Path,
     assert names.count("preview") > 1
     assert [e["time"] for e in events] == sorted(e["time"] for e in events)
     steps = [e for e in events if e["event"] == "step"]
-    assert (steps[-1]["iteration"], steps[-1]["fraction"]) == (80, 1.0)
+    assert (steps[-1]["iteration"], steps[-1]["fraction"]) == (60, 1.0)
     assert err == ""
 
 
@@ -413,7 +413,7 @@ def test_terminal_of_80_columns(folder: Path):
 
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    options = ("--iterations", 30, "--truth", "truth.seg.nrrd", "--hold-out", 1)
+    options = ("--iterations", 15, "--truth", "truth.seg.nrrd", "--hold-out", 1)
     with start(*DENSIFY, *options, cwd=folder, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
@@ -428,10 +428,10 @@ def test_terminal_of_80_columns(folder: Path):
     lines = text.replace("\r\n", "\n").split("\n")
     drawn = [part for line in lines for part in line.split("\r")]
     assert max(map(len, drawn)) <= 80
-    assert any(re.fullmatch(r"Training \d+%  step \d+/30  loss \d\.\d{4}  .*left", part.rstrip()) for part in drawn)
+    assert any(re.fullmatch(r"Training \d+%  step \d+/15  loss \d\.\d{4}  .*left", part.rstrip()) for part in drawn)
     # What stands on the screen in the end: of each line, what was drawn last.
     screen = [line.split("\r")[-1].rstrip() for line in lines]
-    assert any(line.startswith("Training 100%  step 30/30") for line in screen)
+    assert any(line.startswith("Training 100%  step 15/15") for line in screen)
     assert "Segmenting 100%" in screen
     assert "segmentation: out.seg.nrrd" in screen
     assert "\x1b" not in text

@@ -73,12 +73,12 @@ def test_demo_misses_its_filter_before_training(tmp_path: Path):
     assert "Training" not in err.replace("Training and", "")
 
 
-#: Leaves 400 MB to what comes after the imports.
+#: Leaves 250 MB to what comes after the imports.
 LITTLE_MEMORY = """
 import resource
 import SparseUNet3DLib.workflow
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20,) * 2)"""
+resource.setrlimit(resource.RLIMIT_AS, (used + 250 * 2**20,) * 2)"""
 
 
 @linux
@@ -93,11 +93,11 @@ def test_5_when_memory_runs_out(folder: Path):
 
 @linux
 def test_smaller_patches_when_memory_runs_short(folder: Path):
-    large = ("--plan", "widths=32,64", "--plan", "patch_size=64x96x96", "--plan", "batch_size=2", "--memory", "64")
+    large = ("--plan", "widths=16,32", "--plan", "patch_size=64x64x64", "--plan", "batch_size=2", "--memory", "64")
     code, _out, err = run(*DENSIFY, *large, "--iterations", 1, cwd=folder, code=LITTLE_MEMORY)
     # Whether there is a patch that fits depends on the libraries' versions.
     assert code in (0, 5), err
-    assert "Warning: Out of memory; going on with 1 patch(es) of 64x96x96 voxels per step." in err
+    assert "Warning: Out of memory; going on with 1 patch(es) of 64x64x64 voxels per step." in err
     assert "Traceback" not in err
     assert Path("out.seg.nrrd").exists() == (code == 0)
 
