@@ -25,7 +25,9 @@ PAPER_SMALLEST = 92
 PAPER_PATCH = (116, 132, 132)
 PAPER_WIDTHS = (32, 64, 128, 256)
 #: A volume of up to this many times the voxels of a usual patch is not cut into patches.
-_WHOLE = 3.5
+_WHOLE = 1.25
+#: Patches of thick slices lose slices before they lose their width, but keep this many.
+_FEW_SLICES = 16
 
 Triple = tuple[int, int, int]
 
@@ -240,26 +242,38 @@ def _auto_plan(
 ) -> Plan:
     if min(shape) < 1:
         raise InputError(f"A volume of {format_triple(shape)} voxels is empty.")
-    voxels, base, widest = (128**3, 32, 320) if on_gpu else (56**3, 16, 128)
-    # A volume not much larger than a step is seen whole: that is how left is told from right.
-    whole = math.prod(shape) <= _WHOLE * voxels
-    patch = shape if whole else _patch_shape(shape, spacing, voxels)
+    # On a CPU many small steps teach more per minute than few large ones.
+    voxels, batch, base, widest = (128**3, 2, 32, 320) if on_gpu else (64**3, 1, 16, 128)
+    patch = shape if math.prod(shape) <= _WHOLE * voxels else _patch_shape(shape, spacing, voxels)
     strides, kernels = _levels(patch, spacing)
     widths = tuple(min(base * 2**level, widest) for level in range(len(kernels)))
     total = np.prod(np.array(strides), axis=0) if strides else np.ones(3, int)
     patch = tuple(int(math.ceil(p / t) * t) for p, t in zip(patch, total, strict=True))
     return Plan(
-        "auto", in_channels, classes, spacing, strides, kernels, widths, patch,
-        batch_size=max(1, min(2, round(2 * voxels / math.prod(patch)))), batch_norm=recipe.batch_norm,
+        "auto", in_channels, classes, spacing, strides, kernels, widths, patch, batch, batch_norm=recipe.batch_norm
     )
 
 
 def _patch_shape(shape: Triple, spacing: tuple[float, float, float], voxels: int) -> Triple:
-    """A box of about ``voxels`` voxels inside ``shape``, as close to a cube in mm as the shape allows."""
-    patch = np.array(shape, float)
-    while patch.prod() > voxels:
-        patch[np.argmax(patch * spacing)] *= 0.95
-    return tuple(int(max(1, round(p))) for p in patch)
+    """A box of about ``voxels`` voxels inside ``shape``, as close to a cube in mm as the shape allows.
+
+    Thick slices are an exception: the whole width of a slice tells left from right, the next slices but
+    one tell little.
+    """
+    most, mm = np.array(shape, float), np.array(spacing)
+    coarse = mm > ANISOTROPIC * mm.min()
+    if coarse.any():
+        few = np.minimum(most, _FEW_SLICES)
+        most = np.where(coarse, np.maximum(few, most * min(1.0, voxels / most.prod())), most)
+    # The edge of the cube whose part inside the volume has so many voxels, by bisection.
+    low, high = 0.0, float((most * mm).max())
+    for _ in range(60):
+        edge = (low + high) / 2
+        if np.minimum(most, edge / mm).prod() > voxels:
+            high = edge
+        else:
+            low = edge
+    return tuple(int(max(1, round(p))) for p in np.minimum(most, high / mm))
 
 
 def _levels(patch: Triple, spacing: tuple[float, float, float]) -> tuple[tuple[Triple, ...], tuple[Triple, ...]]:

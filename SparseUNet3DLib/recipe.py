@@ -75,12 +75,12 @@ class Recipe:
     iterations: int | None = None
     patience: float | None = None
     optimizer: str = "adamw"
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     schedule: str = "one-cycle"
     momentum: float = 0.9
     weight_decay: float = 1e-2
     dice: bool = True
-    class_balance: float = 0.25
+    class_balance: float = 0.5
     foreground_share: float = 0.5
     ema_decay: float = 0.99
     batch_norm: str | None = None

@@ -48,6 +48,12 @@ def test_the_thick_axis_may_be_any(axis: int):
         assert plan.kernels[0][index] == (1 if index == axis else 3)
 
 
+def test_patches_of_thick_slices_keep_their_width():
+    plan = planned((34, 128, 128), (10.0, 3.05, 3.05))
+    assert plan.patch_size[1:] == (128, 128)
+    assert plan.patch_size[0] < 34
+
+
 def test_isotropic_voxels_are_pooled_equally():
     plan = planned((200, 200, 200), (0.7, 0.7, 0.7))
     assert set(plan.strides) == {(2, 2, 2)}
@@ -139,12 +145,12 @@ def test_plan_for_a_gpu_is_wider_and_sees_more():
 
 
 def test_too_little_memory_first_shrinks_the_batch_and_then_the_patch():
-    full = planned((256, 256, 256))
+    full = planned((256, 256, 256), on_gpu=True)
     assert full.batch_size == 2
     need = full.training_bytes()
-    halved = planned((256, 256, 256), memory=need - 1)
+    halved = planned((256, 256, 256), memory=need - 1, on_gpu=True)
     assert (halved.batch_size, halved.patch_size) == (1, full.patch_size)
-    small = planned((256, 256, 256), memory=halved.training_bytes() - 1)
+    small = planned((256, 256, 256), memory=halved.training_bytes() - 1, on_gpu=True)
     assert small.batch_size == 1
     assert sum(a != b for a, b in zip(small.patch_size, full.patch_size, strict=True)) == 1
     assert replace(small, patch_size=full.patch_size, batch_size=2) == full
