@@ -17,13 +17,6 @@ from SparseUNet3DLib.geometry import AXIS_NAMES, Geometry
 from SparseUNet3DLib.plane_detection import Detection, Plane, detect_planes
 from SparseUNet3DLib.segments import BACKGROUND_NAME, Segment, Segmentation
 
-#: Name of the planes across array axes z, y, x.
-ORIENTATIONS = ("xy", "xz", "yz")
-#: Planes held out for validation: one in so many, at most so many, and none where there are too few.
-PLANES_PER_HELD_OUT = 6
-MAX_HELD_OUT = 6
-MIN_PLANES_TO_HOLD_OUT = 5
-
 
 @dataclass(frozen=True, eq=False)
 class SparseAnnotation:
@@ -52,7 +45,7 @@ class SparseAnnotation:
     @property
     def class_voxels(self) -> np.ndarray:
         """(classes,) number of annotated voxels per class, background first."""
-        return _count_classes(self, self.annotated)
+        return count_classes(self, self.annotated)
 
     @property
     def missing_segments(self) -> tuple[Segment, ...]:
@@ -71,7 +64,7 @@ def from_planes(
         InputError: fewer than two classes are annotated.
         UsageError: no plane is given, or one lies outside the volume.
     """
-    planes = _sorted_inside(planes, segmentation.labels.shape)
+    planes = sorted_inside(planes, segmentation.labels.shape)
     if not planes:
         raise UsageError("No annotated slices are given; name at least one, for example 'z:10'.")
     return _annotation(segmentation, np.zeros(segmentation.labels.shape, bool), planes, background)
@@ -96,7 +89,7 @@ def from_painted(
         UsageError: a plane of ``also`` lies outside the volume.
     """
     painted = segmentation.labels > 0
-    also = _sorted_inside(also, painted.shape)
+    also = sorted_inside(also, painted.shape)
     if not painted.any():
         raise InputError("Nothing is painted in the segmentation; paint the structures on a few slices first.")
     detection = detect_planes(painted, also)
@@ -159,7 +152,7 @@ def _annotation(
 
 def _check_classes(annotation: SparseAnnotation, background: str) -> None:
     counts = annotation.class_voxels
-    where = f" on the slices {_join(annotation.planes)}" if annotation.planes else ""
+    where = f" on the slices {join_planes(annotation.planes)}" if annotation.planes else ""
     if not counts[1:].any():
         raise InputError(f"No structure is painted{where}; paint at least one segment there, or name other slices.")
     if np.count_nonzero(counts) < 2:
@@ -170,15 +163,17 @@ def _check_classes(annotation: SparseAnnotation, background: str) -> None:
         )
 
 
-def _count_classes(annotation: SparseAnnotation, where: np.ndarray) -> np.ndarray:
+def count_classes(annotation: SparseAnnotation, where: np.ndarray) -> np.ndarray:
+    """(classes,) voxels per class, background first, among those where ``where`` (z, y, x) is true."""
     return np.bincount(annotation.labels[where], minlength=len(annotation.segments) + 1)
 
 
-def _join(planes: Iterable[Plane]) -> str:
+def join_planes(planes: Iterable[Plane]) -> str:
+    """The planes in words, "z:10, y:33"."""
     return ", ".join(str(plane) for plane in planes)
 
 
-def _sorted_inside(planes: Iterable[Plane], shape: Sequence[int]) -> tuple[Plane, ...]:
+def sorted_inside(planes: Iterable[Plane], shape: Sequence[int]) -> tuple[Plane, ...]:
     """The planes sorted and each once; raises UsageError where one lies outside the volume."""
     planes = tuple(sorted(set(planes)))
     for plane in planes:
@@ -238,160 +233,3 @@ def _parse_indices(part: str, text: str) -> range:
             "or more."
         )
     return range(first, last + 1, step)
-
-
-def held_out(annotation: SparseAnnotation, planes: Iterable[Plane]) -> tuple[SparseAnnotation, SparseAnnotation]:
-    """Split an annotation by planes into one to train on and one to validate with.
-
-    Returns:
-        training: the other planes, and voxels annotated on no plane at all.
-        validation: voxels of the held-out ``planes`` that training does not know. These planes lack the
-            lines where training planes cross them.
-
-    Raises:
-        UsageError: one of ``planes`` is not annotated, or training would lose a class.
-    """
-    planes = _sorted_inside(planes, annotation.labels.shape)
-    unknown = sorted(set(planes) - set(annotation.planes))
-    if unknown:
-        raise UsageError(
-            f"Slices {_join(unknown)} cannot be held out, because they are not annotated completely; "
-            f"choose among {_join(annotation.planes) or 'none'}."
-        )
-    kept = tuple(plane for plane in annotation.planes if plane not in planes)
-    training = _known_without(annotation, planes)
-    lost = _lost_classes(annotation, training)
-    if lost:
-        raise UsageError(
-            f"Holding out {_join(planes)} would leave no annotated voxel of {', '.join(lost)} to train on; "
-            "hold out other slices, or none."
-        )
-    return _part(annotation, training, kept), _part(annotation, annotation.annotated & ~training, planes)
-
-
-def _known_without(annotation: SparseAnnotation, planes: Iterable[Plane]) -> np.ndarray:
-    """(z, y, x) bool: what is annotated if ``planes`` are taken away."""
-    known = annotation.annotated.copy()
-    for plane in planes:
-        known[plane.voxels] = False
-    for plane in set(annotation.planes) - set(planes):
-        known[plane.voxels] = annotation.annotated[plane.voxels]
-    return known
-
-
-def _lost_classes(annotation: SparseAnnotation, known: np.ndarray) -> list[str]:
-    """Names of the annotated classes without any voxel in ``known``."""
-    lost = (annotation.class_voxels > 0) & (_count_classes(annotation, known) == 0)
-    return [f"'{annotation.class_names[n]}'" for n in np.flatnonzero(lost)]
-
-
-def _part(annotation: SparseAnnotation, known: np.ndarray, planes: tuple[Plane, ...]) -> SparseAnnotation:
-    labels = np.where(known, annotation.labels, np.uint16(0))
-    return SparseAnnotation(labels, known, annotation.segments, annotation.geometry, planes)
-
-
-def choose_held_out(annotation: SparseAnnotation, count: int | None = None) -> tuple[Plane, ...]:
-    """Choose planes for validation, spread over the orientations, that training can do without.
-
-    Planes that show structures and lie between others are preferred, and no class is taken from training.
-
-    Args:
-        annotation: with its planes.
-        count: how many; None for about one in six, at most six, and none of fewer than five.
-
-    Raises:
-        UsageError: ``count`` is negative, or so many planes cannot be held out.
-    """
-    total = len(annotation.planes)
-    if count is not None and count < 0:
-        raise UsageError(f"The number of slices to hold out is {count}, but it must be 0 or more.")
-    wanted = count
-    if wanted is None:
-        nearest = (total + PLANES_PER_HELD_OUT // 2) // PLANES_PER_HELD_OUT
-        wanted = min(MAX_HELD_OUT, nearest) if total >= MIN_PLANES_TO_HOLD_OUT else 0
-    shows = {plane: bool(annotation.labels[plane.voxels].any()) for plane in annotation.planes}
-    chosen: list[Plane] = []
-    while len(chosen) < wanted:
-        others = [plane for plane in annotation.planes if plane not in chosen]
-        others.sort(key=lambda plane: (not shows[plane], *_preference(plane, annotation.planes, chosen)))
-        usable = (p for p in others if not _lost_classes(annotation, _known_without(annotation, [*chosen, p])))
-        plane = next(usable, None) if len(others) > 1 else None
-        if plane is None and count is None:
-            break
-        if plane is None:
-            raise UsageError(
-                f"Only {len(chosen)} of the {total} annotated slices can be held out without taking a class from "
-                f"training, but {count} are wanted; hold out fewer, or annotate more slices."
-            )
-        chosen.append(plane)
-    return tuple(sorted(chosen))
-
-
-def _preference(plane: Plane, planes: Sequence[Plane], chosen: Sequence[Plane]) -> tuple:
-    """Sort key, lowest first: orientations with planes to spare, evenly; then planes far from ends and chosen ones."""
-    same = [other for other in planes if other.axis == plane.axis]
-    taken = [same.index(other) for other in chosen if other.axis == plane.axis]
-    rank = same.index(plane)
-    distance = min([rank, len(same) - 1 - rank, *(abs(rank - other) for other in taken)])
-    return len(same) - len(taken) < 2, len(taken), -len(same), -distance, plane
-
-
-@dataclass(frozen=True)
-class ClassShare:
-    """One class: its name, annotated voxels, and their share (0..1) of all annotated voxels."""
-
-    name: str
-    voxels: int
-    share: float
-
-
-@dataclass(frozen=True)
-class Shares:
-    """How much of a volume is annotated.
-
-    Attributes:
-        total: annotated share of all voxels, 0..1.
-        voxels: annotated voxels.
-        loose: those of them that lie on no completely annotated plane.
-        classes: per class, background first.
-        planes: number of annotated planes per array axis (z, y, x).
-        plane_shares: per array axis, the share (0..1) of all voxels that these planes hold.
-    """
-
-    total: float
-    voxels: int
-    loose: int
-    classes: tuple[ClassShare, ...]
-    planes: tuple[int, int, int]
-    plane_shares: tuple[float, float, float]
-
-    def as_table(self) -> str:
-        """Text for the user; planes are counted in the order (yz, xz, xy) of the paper's Table 2."""
-        counts = ",".join(str(count) for count in reversed(self.planes))
-        names = ", ".join(reversed(ORIENTATIONS))
-        lines = [f"{counts} planes ({names}): {100 * self.total:.1f} % of voxels annotated"]
-        if self.loose and any(self.planes):
-            lines.append(f"{self.loose} of {self.voxels} annotated voxels lie on none of these planes")
-        width = max(len(entry.name) for entry in self.classes)
-        for entry in self.classes:
-            share = f"{100 * entry.share:5.1f} %" if entry.voxels else "not annotated"
-            lines.append(f"  {entry.name:<{width}}  {entry.voxels:>10}  {share}")
-        return "\n".join(lines)
-
-
-def share_annotated(annotation: SparseAnnotation) -> Shares:
-    """Count what is annotated, in all, per class and per orientation."""
-    counts = annotation.class_voxels
-    voxels = int(counts.sum())
-    planes = tuple(sum(plane.axis == axis for plane in annotation.planes) for axis in range(3))
-    return Shares(
-        total=voxels / annotation.annotated.size,
-        voxels=voxels,
-        loose=int(np.count_nonzero(_known_without(annotation, annotation.planes))),
-        classes=tuple(
-            ClassShare(name, int(n), int(n) / max(voxels, 1))
-            for name, n in zip(annotation.class_names, counts, strict=True)
-        ),
-        planes=planes,
-        plane_shares=tuple(n / size for n, size in zip(planes, annotation.annotated.shape, strict=True)),
-    )

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from SparseUNet3DLib.annotation import SparseAnnotation, choose_held_out, held_out
+from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.holding_out import choose_held_out, held_out
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DLib.volumes import Volume
 

@@ -7,7 +7,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from SparseUNet3DLib.annotation import SparseAnnotation, from_planes, parse_planes, share_annotated
+from SparseUNet3DLib.annotation import SparseAnnotation, from_planes, parse_planes
+from SparseUNet3DLib.annotation_share import share_annotated
 from SparseUNet3DLib.atomic import atomic_path
 from SparseUNet3DLib.command_line.console import say
 from SparseUNet3DLib.command_line.options import read_image, read_segmentation_on

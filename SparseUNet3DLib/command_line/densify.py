@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from SparseUNet3DLib.annotation import SparseAnnotation, share_annotated
+from SparseUNet3DLib.annotation import SparseAnnotation
+from SparseUNet3DLib.annotation_share import share_annotated
 from SparseUNet3DLib.command_line.console import say
 from SparseUNet3DLib.command_line.options import make_recipe, read_annotation, read_image, read_segmentation_on
 from SparseUNet3DLib.command_line.outputs import check_outputs, run_folder

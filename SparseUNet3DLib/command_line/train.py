@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from SparseUNet3DLib.annotation import share_annotated
+from SparseUNet3DLib.annotation_share import share_annotated
 from SparseUNet3DLib.command_line.console import say
 from SparseUNet3DLib.command_line.options import make_recipe, read_annotation, read_image
 from SparseUNet3DLib.command_line.outputs import check_outputs, run_folder

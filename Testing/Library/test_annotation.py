@@ -7,19 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SparseUNet3DLib.annotation import (
-    Plane,
-    SparseAnnotation,
-    choose_held_out,
-    from_painted,
-    from_planes,
-    from_scribbles,
-    held_out,
-    parse_planes,
-    share_annotated,
-)
+from SparseUNet3DLib.annotation import Plane, SparseAnnotation, from_painted, from_planes, from_scribbles, parse_planes
+from SparseUNet3DLib.annotation_share import share_annotated
 from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.geometry import Geometry
+from SparseUNet3DLib.holding_out import choose_held_out, held_out
 from SparseUNet3DLib.segments import Segment, Segmentation
 
 SHAPE = (20, 24, 28)
@@ -353,6 +345,7 @@ class TestShares:
         text = share_annotated(from_painted(segmentation(labels, TUBULE, INSIDE))).as_table()
         assert text.splitlines() == [
             "0,0,1 planes (yz, xz, xy): 10.2 % of voxels annotated",
+            "  xy planes: 1, 10.0 %",
             "2 of 102 annotated voxels lie on none of these planes",
             "  background          50   49.0 %",
             "  tubule              52   51.0 %",
