@@ -1,4 +1,4 @@
-# make demo   a whole run on a chest CT, from sparse annotation to segmentation, into demo-output/
+# make demo   a whole run on a real chest CT, from annotated slices to segmentation, into demo-output/
 # make test   ruff, then all tests with coverage
 # make clean  remove the environment and everything that was made
 #
