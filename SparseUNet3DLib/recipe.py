@@ -59,6 +59,8 @@ class Recipe:
         dice: add the soft Dice of the annotated voxels to the cross-entropy.
         class_balance: exponent b of the cross-entropy's class weights, (1 / frequency)**b; 0 is
             unweighted, 1 gives every class the same influence (the paper).
+        final_class_balance: what the exponent comes to, linearly, by the end of the run. Balance wakes
+            small structures early on; kept up, it makes them too large.
         foreground_share: share of the patches centred on a class drawn uniformly; the others are centred
             on any annotated voxel.
         ema_decay: decay of the moving average of the weights that is used for the result; 0: none.
@@ -81,6 +83,7 @@ class Recipe:
     weight_decay: float = 1e-2
     dice: bool = True
     class_balance: float = 0.5
+    final_class_balance: float = 0.0
     foreground_share: float = 0.5
     ema_decay: float = 0.99
     batch_norm: str | None = None
@@ -145,6 +148,7 @@ PRESETS: dict[str, Recipe] = {
         weight_decay=5e-4,
         dice=False,
         class_balance=1.0,
+        final_class_balance=1.0,
         foreground_share=0.0,
         ema_decay=0.0,
         batch_norm="batch",

@@ -55,7 +55,6 @@ class Trainer:
         self.average = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
         self.optimizer = _make_optimizer(self.network, recipe)
         self.generator = torch.Generator().manual_seed(recipe.seed)
-        self._class_weights = class_weights(sampler.class_counts, recipe.class_balance).to(device)
 
     def step(self, fraction: float) -> float:
         """One optimiser step at ``fraction`` (0..1) of the run; the loss.
@@ -70,7 +69,7 @@ class Trainer:
         self.network.train()
         with autocast(self.device, self.precision):
             logits = self.network(images)
-        loss = sparse_loss(logits, target, self._class_weights, self.recipe.dice)
+        loss = sparse_loss(logits, target, self.class_weights(fraction), self.recipe.dice)
         value = loss.item()
         if not math.isfinite(value):
             return value
@@ -92,6 +91,11 @@ class Trainer:
         if fraction < _WARM_UP:
             return rate * (0.04 + 0.96 * fraction / _WARM_UP)
         return rate * max(1e-3, 0.5 * (1 + math.cos(math.pi * (fraction - _WARM_UP) / (1 - _WARM_UP))))
+
+    def class_weights(self, fraction: float) -> torch.Tensor:
+        """(classes,) weights of the cross-entropy at ``fraction`` (0..1) of the run."""
+        first, last = self.recipe.class_balance, self.recipe.final_class_balance
+        return class_weights(self.sampler.class_counts, first + (last - first) * fraction).to(self.device)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights to use: their moving average, where the recipe keeps one."""
