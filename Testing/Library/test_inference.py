@@ -311,7 +311,7 @@ def test_one_voxel_at_a_time_when_there_is_hardly_any_memory():
 
 def test_tiles_become_smaller_when_memory_runs_out():
     pytest.importorskip("resource")
-    plan = tiny_plan(patch_size=(96, 96, 96), batch_size=4)
+    plan = tiny_plan(patch_size=(160, 160, 160), batch_size=4)
     warnings = []
     image = tiny_volume((20, 90, 90)).array
     p = Predictor(untrained(plan), plan, GRAY, image, (1.0, 1.0, 1.0), CPU, warn=warnings.append)
@@ -319,8 +319,8 @@ def test_tiles_become_smaller_when_memory_runs_out():
     with little_memory(40 * 2**20):
         labels, _ = p.segment()
     assert warnings
-    assert warnings[0] == "Out of memory while segmenting; going on with tiles of 64x96x96 voxels."
-    assert math.prod(p.plan.patch_size) < 96**3
+    assert warnings[0] == "Out of memory while segmenting; going on with tiles of 106x160x160 voxels."
+    assert math.prod(p.plan.patch_size) < 160**3
     again = Predictor(untrained(plan), p.plan, GRAY, image, (1.0, 1.0, 1.0), CPU)
     assert np.mean(labels != again.segment()[0]) < 1e-3
 
@@ -336,12 +336,12 @@ def test_the_smallest_tile_not_fitting_is_said_in_a_sentence():
 @pytest.mark.parametrize("batch_norm", [None, "frozen"])
 def test_the_time_of_a_tile_is_measured_with_smaller_tiles_when_memory_runs_out(batch_norm):
     pytest.importorskip("resource")
-    plan = tiny_plan(patch_size=(96, 96, 96), batch_norm=batch_norm)
+    plan = tiny_plan(patch_size=(160, 160, 160), batch_norm=batch_norm)
     network, image = untrained(replace(plan, patch_size=(16, 16, 16))), tiny_volume((20, 90, 90)).array
     with little_memory(40 * 2**20):
         p = Predictor(network, plan, GRAY, image, (1.0, 1.0, 1.0), CPU)
         assert p.seconds_per_tile() > 0
-    assert p.plan.patch_size != (96, 96, 96)
+    assert p.plan.patch_size != (160, 160, 160)
 
 
 # -- a trained network ---------------------------------------------------------------------------------

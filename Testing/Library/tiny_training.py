@@ -17,7 +17,7 @@ from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.plane_detection import Plane
-from SparseUNet3DLib.recipe import PRESETS, AugmentationRecipe, Recipe
+from SparseUNet3DLib.recipe import AugmentationRecipe, Recipe
 from SparseUNet3DLib.sampling import PatchSampler
 from SparseUNet3DLib.segments import Segment, Segmentation
 from SparseUNet3DLib.stopping import StopRequest
@@ -85,10 +85,13 @@ def paper_plan(**changes: object) -> Plan:
 
 
 def tiny_recipe(**changes: object) -> Recipe:
-    """The balanced recipe for a fixed number of iterations, in float32, with mild augmentation."""
-    mild = AugmentationRecipe(rotation=5, scaling=0.05, elastic_sd=1.0, gray_slope=1.1)
-    recipe = replace(
-        PRESETS["balanced"], seconds=None, iterations=20, precision="float32", learning_rate=0.01, augmentation=mild
+    """A recipe for a fixed number of iterations, in float32, with mild augmentation."""
+    recipe = Recipe(
+        name="tiny", seconds=None, iterations=20, learning_rate=0.01, class_balance=0.5, final_class_balance=0.0,
+        foreground_share=0.5, ema_decay=0.99, precision="float32",
+        augmentation=AugmentationRecipe(
+            rotation=5.0, scaling=0.05, elastic_sd=1.0, elastic_spacing=32.0, gray_slope=1.1
+        ),
     )
     return replace(recipe, **changes)
 

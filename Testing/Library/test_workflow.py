@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_training import (
+    NARROW,
+    SEGMENTS,
+    SHAPE,
+    StopAfter,
+    iou,
+    same_weights,
+    tiny_annotation,
+    tiny_labels,
+    tiny_recipe,
+    tiny_volume,
+)
+
+from SparseUNet3DLib import training
+from SparseUNet3DLib.annotation import from_planes
+from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.errors import InputError, Interrupted, MemoryLimitError
+from SparseUNet3DLib.events import CollectingReporter
+from SparseUNet3DLib.inference import InferenceSettings
+from SparseUNet3DLib.model_file import load_model
+from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.recipe import PRESETS
+from SparseUNet3DLib.segmentation_files import read_segmentation
+from SparseUNet3DLib.segments import Segmentation
+from SparseUNet3DLib.workflow import RunOptions, densify, prepare, segment, train
+
+PLAN = {**NARROW, "widths": "8,16"}
+OPTIONS = RunOptions("cpu", hold_out=0, plan=PLAN)
+
+
+def quick(iterations: int = 3, **changes):
+    return tiny_recipe(iterations=iterations, **changes)
+
+
+@pytest.fixture(scope="module")
+def densified():
+    """Result of a short but sufficient training, with its events."""
+    volume = tiny_volume()
+    annotation = tiny_annotation(volume, (2, 5, 8, 11, 14, 17, 20))
+    reporter = CollectingReporter()
+    options = replace(OPTIONS, hold_out=1)
+    prediction, model = densify(volume, annotation, quick(250), options, reporter)
+    return volume, annotation, prediction, model, reporter
+
+
+def test_never_annotated_voxels_are_found(densified):
+    _, annotation, prediction, _, _ = densified
+    assert annotation.annotated.mean() < 0.3
+    assert min(iou(prediction.segmentation.labels, tiny_labels(), ~annotation.annotated)) > 0.7
+    assert prediction.segmentation.segments == SEGMENTS
+    assert prediction.confidence[annotation.annotated].min() == 100
+    wrong = prediction.segmentation.labels != tiny_labels()
+    assert prediction.confidence[wrong].mean() < prediction.confidence[~wrong & ~annotation.annotated].mean()
+
+
+def test_the_model_says_how_it_was_made_and_can_be_used_again(densified, tmp_path):
+    volume, annotation, prediction, model, reporter = densified
+    record = model.record
+    assert record["iterations"] == 250
+    assert record["volumes"] == [
+        {"name": "tiny", "shape": list(SHAPE), "spacing": [1.0, 1.0, 1.0], "annotated": pytest.approx(6 / 24)}
+    ]
+    assert record["held_out_planes"].keys() == {"tiny"}
+    assert record["held_out_iou"] == reporter.of("validation")[-1]["iou"]
+    assert record["held_out_iou"]["bright"] > 0.5
+    assert record["precision"] == "float32"
+    model.save(tmp_path / "m.safetensors")
+    again = segment(load_model(tmp_path / "m.safetensors"), volume, "cpu", keep=annotation)
+    np.testing.assert_array_equal(again.segmentation.labels, prediction.segmentation.labels)
+    np.testing.assert_array_equal(again.confidence, prediction.confidence)
+
+
+def test_the_plan_is_told_first_and_the_progress_to_the_end(densified):
+    *_, reporter = densified
+    name, plan = reporter.events[0]
+    assert name == "plan"
+    assert plan.keys() == {"plan", "lines", "device", "memory_bytes", "held_out"}
+    assert plan["plan"]["patch_size"] == (16, 16, 16)
+    assert plan["held_out"].keys() == {"tiny"}
+    assert reporter.events[-1] == ("phase", {"phase": "segmenting", "fraction": 1.0})
+    assert reporter.of("step")[-1]["iteration"] == 250
+    assert reporter.of("validation")[-1].keys() == {"iteration", "mean_iou", "iou"}
+
+
+def test_repainting_may_change_annotated_voxels(densified):
+    volume = densified[0]
+    labels = np.zeros(SHAPE, np.uint16)
+    labels[:, :4, :4] = 1  # wrong on purpose; one iteration does not learn it
+    labels[:, 10, 10] = 2
+    odd = from_planes(Segmentation(labels, SEGMENTS, volume.geometry), [Plane(0, 5), Plane(0, 9)])
+    kept, _ = densify(volume, odd, quick(1), OPTIONS)
+    np.testing.assert_array_equal(kept.segmentation.labels[odd.annotated], labels[odd.annotated])
+    free, _ = densify(volume, odd, quick(1), OPTIONS, keep_annotation=False)
+    assert (free.segmentation.labels[odd.annotated] != labels[odd.annotated]).any()
+
+
+def test_held_out_voxels_are_kept_as_painted_too(densified):
+    _, annotation, prediction, model, _ = densified
+    held_out = model.record["held_out_planes"]["tiny"]
+    assert len(held_out) == 1
+    index = int(held_out[0].split(":")[1])
+    np.testing.assert_array_equal(prediction.segmentation.labels[index], annotation.labels[index])
+
+
+# -- other data and networks ---------------------------------------------------------------------------
+
+
+def test_two_channels_of_different_kinds():
+    volume = tiny_volume(channels=2)
+    # The first channel shows the bright body only, the second the dark one only.
+    labels = tiny_labels()
+    volume.array[0][labels == 2] = 60
+    volume.array[1][labels == 1] = 60
+    annotation = tiny_annotation(volume)
+    prediction, model = densify(volume, annotation, quick(250), OPTIONS)
+    assert [c.name for c in model.channels] == ["channel0", "channel1"]
+    assert min(iou(prediction.segmentation.labels, labels, ~annotation.annotated)) > 0.7
+
+
+def test_thick_slices():
+    volume = tiny_volume((12, 32, 32), spacing=(1.0, 1.0, 5.0))
+    annotation = tiny_annotation(volume, (1, 3, 5, 7, 9))
+    planned = prepare([Case(volume, annotation)], quick(), RunOptions("cpu"), CollectingReporter()).plan
+    assert (planned.strides[0], planned.kernels[0]) == ((1, 2, 2), (1, 3, 3))
+    options = RunOptions("cpu", hold_out=0, plan={**PLAN, "strides": "1x2x2", "patch_size": "6x16x16"})
+    prediction, model = densify(volume, annotation, quick(250), options)
+    assert model.plan.spacing == (5.0, 1.0, 1.0)
+    assert min(iou(prediction.segmentation.labels, tiny_labels((12, 32, 32)), ~annotation.annotated)) > 0.6
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float64])
+def test_every_type_of_voxel_can_be_trained_on(dtype):
+    volume = tiny_volume(dtype=dtype)
+    prediction, model = densify(volume, tiny_annotation(volume), quick(2), OPTIONS)
+    assert prediction.segmentation.labels.shape == SHAPE
+    assert model.record["iterations"] == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (2, 9, 7), (5, 5, 5)])
+def test_tiny_and_flat_volumes_run_to_the_end(shape):
+    volume = tiny_volume(shape)
+    labels = np.zeros(shape, np.uint16)
+    labels[:, 2:4, 2:4], labels[:, 0, 0] = 1, 2
+    annotation = from_planes(Segmentation(labels, SEGMENTS, volume.geometry), [Plane(0, 0)])
+    prediction, _ = densify(volume, annotation, quick(2), RunOptions("cpu"))
+    assert prediction.segmentation.labels.shape == shape
+
+
+def test_the_slice_wise_network():
+    volume = tiny_volume((4, 8, 8))
+    annotation = tiny_annotation(volume, (1, 2))
+    recipe = replace(PRESETS["paper"], network="2d", iterations=2, precision="float32")
+    options = RunOptions("cpu", hold_out=0, plan={"patch_size": "1x92x92", "batch_size": "1"}, memory=2**40)
+    prediction, model = densify(volume, annotation, recipe, options)
+    assert model.plan.output_size == (1, 4, 4)
+    assert prediction.segmentation.labels.shape == (4, 8, 8)
+
+
+def test_the_papers_own_network_and_training():
+    volume = tiny_volume((4, 4, 4))
+    labels = np.zeros((4, 4, 4), np.uint16)
+    labels[:, 1:3, 1:3], labels[:, 3, 3] = 1, 2
+    annotation = from_planes(Segmentation(labels, SEGMENTS, volume.geometry), [Plane(0, 1)])
+    recipe = replace(PRESETS["paper"], iterations=1, precision="float32")
+    options = RunOptions("cpu", hold_out=0, plan={"patch_size": "92x92x92"}, memory=2**40)
+    prediction, model = densify(volume, annotation, recipe, options)
+    assert model.plan.batch_norm == "batch"
+    assert sum(w.numel() for n, w in model.weights.items() if n.endswith("head.weight")) == 3 * 64
+    np.testing.assert_array_equal(prediction.segmentation.labels[1], labels[1])
+
+
+def test_several_volumes_with_different_segments():
+    first, second = tiny_volume(seed=1), tiny_volume(seed=2)
+    one = from_planes(
+        Segmentation(np.minimum(tiny_labels(), 1), SEGMENTS[:1], first.geometry), [Plane(0, 8), Plane(0, 12)]
+    )
+    reporter = CollectingReporter()
+    model = train([Case(first, one), Case(second, tiny_annotation(second))], quick(2), OPTIONS, reporter)
+    assert model.segments == SEGMENTS
+    assert len(model.record["volumes"]) == 2
+    assert any("has no segment 'dark'" in w["message"] for w in reporter.of("warning"))
+
+
+# -- budget, stopping, previews ------------------------------------------------------------------------
+
+
+def test_a_time_budget_covers_training_and_segmentation():
+    volume = tiny_volume((32, 48, 48))
+    annotation = tiny_annotation(volume, (8, 16, 24))
+    reporter = CollectingReporter()
+    options = RunOptions("cpu", hold_out=0, plan=NARROW)
+    started = time.perf_counter()
+    _, model = densify(volume, annotation, quick(iterations=None, seconds=4.0), options, reporter)
+    took = time.perf_counter() - started
+    budget = reporter.of("step")[-1]["seconds_total"]
+    assert 1.0 <= budget < 4.0  # the rest is reserved for segmenting, but never more than three quarters
+    assert budget - 0.1 <= model.record["seconds"] < took
+    assert took < 60.0
+
+
+def test_a_budget_too_short_to_segment_in_still_trains_for_a_quarter_of_it():
+    volume = tiny_volume((32, 48, 48))
+    reporter = CollectingReporter()
+    options = RunOptions("cpu", hold_out=0, plan=NARROW)
+    densify(
+        volume, tiny_annotation(volume, (8, 16, 24)), quick(iterations=None, seconds=0.04), options, reporter,
+        settings=InferenceSettings(overlap=0.5),
+    )
+    assert reporter.of("step")[-1]["seconds_total"] == pytest.approx(0.01)
+
+
+def test_finishing_early_still_segments():
+    volume = tiny_volume()
+    prediction, model = densify(volume, tiny_annotation(volume), quick(50), OPTIONS, stop=StopAfter(3, "finish"))
+    assert model.record["iterations"] == 3
+    assert prediction.segmentation.labels.shape == SHAPE
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path):
+    volume = tiny_volume()
+    annotation = tiny_annotation(volume)
+    whole, model = densify(volume, annotation, quick(8), OPTIONS)
+    options = replace(OPTIONS, folder=tmp_path)
+    with pytest.raises(Interrupted, match="after 3 iterations"):
+        densify(volume, annotation, quick(8), options, stop=StopAfter(3))
+    resumed, again = densify(volume, annotation, quick(8), replace(options, resume=True))
+    assert same_weights(again.weights, model.weights)
+    np.testing.assert_array_equal(resumed.segmentation.labels, whole.segmentation.labels)
+
+
+def test_interrupting_the_segmentation_ends_it():
+    volume = tiny_volume()
+    _, model = densify(volume, tiny_annotation(volume), quick(1), OPTIONS)
+    with pytest.raises(Interrupted):
+        segment(model, volume, "cpu", stop=StopAfter(1))
+
+
+def test_the_preview_is_a_segmentation_that_can_be_read_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_FIRST_VALIDATION_SECONDS", 0.0)
+    path = tmp_path / "preview.seg.nrrd"
+    volume, reporter = tiny_volume(), CollectingReporter()
+    densify(volume, tiny_annotation(volume), quick(3), replace(OPTIONS, preview=path), reporter)
+    assert reporter.of("preview")[0] == {"path": str(path), "iteration": 1}
+    preview = read_segmentation(path)
+    assert preview.labels.shape == SHAPE
+    assert [s.name for s in preview.segments] == ["bright", "dark"]
+    assert preview.geometry.same_grid(volume.geometry)
+
+
+# -- warm start ----------------------------------------------------------------------------------------
+
+
+def test_a_warm_start_begins_where_the_model_is(densified, monkeypatch):
+    monkeypatch.setattr(training, "_STEP_EVENT_SECONDS", 0.0)
+    volume, annotation, _, model, _ = densified
+    standing = quick(20, learning_rate=1e-9, ema_decay=0.0)
+    cold, warm = CollectingReporter(), CollectingReporter()
+    train([Case(volume, annotation)], standing, OPTIONS, cold)
+    started = train([Case(volume, annotation)], standing, RunOptions("cpu", hold_out=0, start_from=model), warm)
+    losses = [np.mean([e["loss"] for e in reporter.of("step")]) for reporter in (cold, warm)]
+    assert losses[1] < 0.5 * losses[0]
+    for name, weight in model.weights.items():
+        np.testing.assert_allclose(started.weights[name], weight, atol=1e-4)
+    assert started.plan == model.plan
+    assert started.record["started_from"] == model.record["date"]
+
+
+def test_a_warm_start_with_a_further_segment_keeps_what_was_learnt():
+    volume = tiny_volume()
+    both = tiny_annotation(volume)
+    bright = Segmentation(np.where(tiny_labels() == 1, 1, 0).astype(np.uint16), SEGMENTS[:1], volume.geometry)
+    first = train([Case(volume, from_planes(bright, both.planes))], quick(150), OPTIONS)
+    scores = {}
+    for name, start in (("cold", None), ("warm", first)):
+        model = train([Case(volume, both)], quick(80), replace(OPTIONS, start_from=start))
+        assert model.segments == SEGMENTS
+        scores[name] = iou(segment(model, volume, "cpu").segmentation.labels, tiny_labels())
+    assert scores["warm"][0] > scores["cold"][0]
+    assert scores["warm"][1] > 0.2, scores
+
+
+def test_a_warm_start_takes_overrides_and_refuses_another_network(densified):
+    volume, annotation, _, model, _ = densified
+    cases = [Case(volume, annotation)]
+    options = RunOptions("cpu", hold_out=0, start_from=model, plan={"patch_size": "8x16x16"})
+    assert train(cases, quick(1), options).plan == replace(model.plan, patch_size=(8, 16, 16))
+    with pytest.raises(InputError, match=r"another network than is wanted: widths \(8, 16\), not \(4, 16\)"):
+        train(cases, quick(1), replace(options, plan={"widths": "4,16"}))
+    reporter = CollectingReporter()
+    train(cases, quick(1, network="2d"), replace(options, plan={}), reporter)
+    assert any("'auto' network" in w["message"] for w in reporter.of("warning"))
+
+
+def test_a_warm_start_keeps_to_the_memory(densified):
+    volume, annotation, _, model, _ = densified
+    cases = [Case(volume, annotation)]
+    needed = model.plan.training_bytes()
+    options = RunOptions("cpu", hold_out=0, start_from=model, memory=needed // 2)
+    plan = prepare(cases, quick(), options, CollectingReporter()).plan
+    assert plan.training_bytes() <= needed // 2
+    with pytest.raises(MemoryLimitError):
+        prepare(cases, quick(), replace(options, memory=1), CollectingReporter())
+
+
+def test_a_warm_start_needs_the_same_channels(densified):
+    model = densified[3]
+    volume = tiny_volume(channels=2)
+    options = RunOptions("cpu", hold_out=0, start_from=model)
+    with pytest.raises(InputError, match=r"has 1 channel\(s\), the volumes 2"):
+        train([Case(volume, tiny_annotation(volume))], quick(1), options)
+
+
+# -- refused before any work ---------------------------------------------------------------------------
+
+
+def test_a_constant_volume_is_refused_and_a_constant_channel_reported():
+    volume = tiny_volume()
+    flat = replace(volume, array=np.full_like(volume.array, 7))
+    with pytest.raises(InputError, match=r"Channel 'channel0' is constant \(every voxel is 7\)"):
+        train([Case(flat, tiny_annotation(flat))], quick(1), OPTIONS)
+    both = replace(volume, array=np.concatenate([volume.array, flat.array]), channel_names=("gray", "empty"))
+    reporter = CollectingReporter()
+    model = train([Case(both, tiny_annotation(both))], quick(1), OPTIONS, reporter)
+    assert "Channel 'empty' is constant" in reporter.of("warning")[0]["message"]
+    assert all(bool(w.isfinite().all()) for w in model.weights.values())
+
+
+def test_too_little_memory_is_told_before_training():
+    volume = tiny_volume()
+    with pytest.raises(MemoryLimitError, match="does not fit into memory"):
+        train([Case(volume, tiny_annotation(volume))], quick(1), RunOptions("cpu", memory=1000))
