@@ -91,17 +91,6 @@ def test_5_when_memory_runs_out(folder: Path):
     assert not Path("out.seg.nrrd").exists()
 
 
-@linux
-def test_smaller_patches_when_memory_runs_short(folder: Path):
-    large = ("--plan", "widths=16,32", "--plan", "patch_size=64x64x64", "--plan", "batch_size=2", "--memory", "64")
-    code, _out, err = run(*DENSIFY, *large, "--iterations", 1, cwd=folder, code=LITTLE_MEMORY)
-    # Whether there is a patch that fits depends on the libraries' versions.
-    assert code in (0, 5), err
-    assert "Warning: Out of memory; going on with 1 patch(es) of 64x64x64 voxels per step." in err
-    assert "Traceback" not in err
-    assert Path("out.seg.nrrd").exists() == (code == 0)
-
-
 #: No option sets a learning rate, so no command diverges by itself.
 DIVERGING = """
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -145,15 +145,24 @@ def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 
 @contextmanager
-def little_memory(spare: int) -> Iterator[None]:
-    """Let the system refuse this process more than ``spare`` further bytes of address space."""
+def little_memory(spare: int) -> Iterator[Callable[[], None]]:
+    """Let the system refuse this process more than ``spare`` further bytes of address space.
+
+    Gives a function that ends this before the block does. The arrays that are to be refused must be larger
+    than 32 MiB, so that they cannot come out of memory freed before; and once smaller ones are asked for the
+    limit should be lifted, because a convolution whose scratch memory is refused crashes inside oneDNN.
+    """
     import resource  # Unix only
 
     with open("/proc/self/statm", encoding="ascii") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + spare, before[1]))
-    try:
-        yield
-    finally:
+
+    def lift() -> None:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+    try:
+        yield lift
+    finally:
+        lift()
