@@ -20,6 +20,8 @@ from SparseUNet3DLib.recipe import Recipe
 _HOLE = np.uint16(65535)
 #: Annotated voxels remembered per case and class to centre patches on.
 _MOST_CENTRES = 500_000
+#: How far a patch may stick out of the volume, as a share of half its size.
+_STICKING_OUT = 0.35
 
 
 def read_box(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
@@ -75,13 +77,17 @@ class PatchSampler:
     def _draw_centre(self, voxel: np.ndarray, case: PreparedCase, generator: torch.Generator) -> np.ndarray:
         """Centre (z, y, x) of a patch that shows ``voxel`` somewhere in the middle half of its output.
 
-        Patches that leave the volume would waste voxels, so they are pushed back inside.
+        Patches far out of the volume would waste voxels, so they are pushed back inside. But they stick out a
+        little, differently each time: where a patch spans the volume, the annotated slices would otherwise
+        always lie at the same places in it, and the network would learn the places instead of the image.
         """
         half = np.array(self.plan.output_size) / 2 * np.array(self.plan.spacing) / np.array(case.spacing)
-        centre = voxel + (torch.rand(3, generator=generator).numpy() - 0.5) * half
+        shift, jitter = 2 * torch.rand(2, 3, generator=generator).numpy() - 1
+        centre = voxel + shift * half / 2
         shape = np.array(case.target.shape)
         low, high = half - 0.5, shape - half - 0.5
-        return np.where(low <= high, np.clip(centre, low, high), (shape - 1) / 2)
+        inside = np.where(low <= high, np.clip(centre, low, high), (shape - 1) / 2)
+        return inside + jitter * half * _STICKING_OUT
 
     def _place(self, offset: np.ndarray, case: PreparedCase, transform: RandomTransform) -> Triple:
         """Output voxel (z', y', x') nearest to what lies ``offset`` voxels (z, y, x) from a patch's centre."""

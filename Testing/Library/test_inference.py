@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny_training import (
     CPU,
     NARROW,
+    in_fresh_process,
     little_memory,
     paper_plan,
     tiny_annotation,
@@ -309,6 +310,7 @@ def test_one_voxel_at_a_time_when_there_is_hardly_any_memory():
     torch.testing.assert_close(all_logits(p), all_logits(predictor(tiny_plan(), (2, 3, 2))), atol=1e-5, rtol=0)
 
 
+@in_fresh_process
 def test_tiles_become_smaller_when_memory_runs_out():
     pytest.importorskip("resource")
     plan = tiny_plan(patch_size=(160, 160, 160), batch_size=4)
@@ -331,6 +333,7 @@ def test_tiles_become_smaller_when_memory_runs_out():
     assert np.mean(labels != again.segment()[0]) < 1e-3
 
 
+@in_fresh_process
 def test_the_smallest_tile_not_fitting_is_said_in_a_sentence():
     pytest.importorskip("resource")
     plan = tiny_plan(patch_size=(64, 64, 64), widths=(64, 8), strides=((32, 32, 32),))
@@ -340,12 +343,13 @@ def test_the_smallest_tile_not_fitting_is_said_in_a_sentence():
 
 
 @pytest.mark.parametrize("batch_norm", [None, "frozen"])
+@in_fresh_process
 def test_the_time_of_a_tile_is_measured_with_smaller_tiles_when_memory_runs_out(batch_norm):
     pytest.importorskip("resource")
     plan = tiny_plan(patch_size=(160, 160, 160), batch_norm=batch_norm)
     network, image = untrained(replace(plan, patch_size=(16, 16, 16))), tiny_volume((20, 90, 90)).array
-    with little_memory(40 * 2**20):
-        p = Predictor(network, plan, GRAY, image, (1.0, 1.0, 1.0), CPU)
+    with little_memory(2**20) as lift:
+        p = Predictor(network, plan, GRAY, image, (1.0, 1.0, 1.0), CPU, warn=lambda message: lift())
         assert p.seconds_per_tile() > 0
     assert p.plan.patch_size != (160, 160, 160)
 

@@ -9,6 +9,7 @@ import torch
 from tiny_training import (
     CPU,
     StopAfter,
+    in_fresh_process,
     little_memory,
     make_trainer,
     paper_plan,
@@ -268,6 +269,7 @@ def warm_up() -> None:
     run(recipe=tiny_recipe(iterations=2))
 
 
+@in_fresh_process
 def test_when_memory_runs_out_the_batch_then_the_patch_becomes_smaller():
     pytest.importorskip("resource")
     warm_up()
@@ -295,6 +297,7 @@ def test_when_memory_runs_out_the_batch_then_the_patch_becomes_smaller():
     build_network(result.plan).load_state_dict(result.weights)
 
 
+@in_fresh_process
 def test_the_smallest_patch_not_fitting_is_said_in_a_sentence():
     pytest.importorskip("resource")
     warm_up()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +31,8 @@ from SparseUNet3DLib.volumes import Volume
 
 SEGMENTS = (Segment("s1", "bright", (1.0, 0.0, 0.0)), Segment("s2", "dark", (0.0, 1.0, 0.0)))
 SHAPE = (24, 32, 32)
+#: Environment variable that names the test which runs in this process by itself.
+_FRESH = "SPARSEUNET3D_TEST_BY_ITSELF"
 #: Overrides of a plan for the shape above.
 NARROW = {"patch_size": "16x16x16", "strides": "2x2x2", "widths": "4,8", "batch_size": "2"}
 CPU = torch.device("cpu")
@@ -166,3 +172,24 @@ def little_memory(spare: int) -> Iterator[Callable[[], None]]:
         yield lift
     finally:
         lift()
+
+
+def in_fresh_process(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test by itself in a process of its own.
+
+    Memory can only be refused predictably where little has been used and freed before.
+    """
+
+    @functools.wraps(test)
+    def run_apart(**parameters: object) -> None:
+        name = os.environ["PYTEST_CURRENT_TEST"].split("::", 1)[1].removesuffix(" (call)")
+        if os.environ.get(_FRESH) == name:
+            test(**parameters)
+            return
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{test.__code__.co_filename}::{name}"],
+            env={**os.environ, _FRESH: name}, capture_output=True, text=True, check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run_apart
