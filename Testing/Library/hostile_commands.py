@@ -152,7 +152,7 @@ HOSTILE = [
     ("little memory", DENSIFY + " --memory 0.001", 5, "Training does not fit into memory even with one patch of"),
     (
         "a plan that is too large", DENSIFY + " --plan patch_size=8192x8192x8192", 5,
-        "With patches of 8192x8192x8192 voxels, 2 per step, training needs about",
+        "With patches of 8192x8192x8192 voxels, 1 per step, training needs about",
     ),
     (
         "a network that is too wide", DENSIFY + " --plan strides=2x2x2 --plan widths=1000000,1000000", 5,

@@ -394,7 +394,9 @@ def test_there_are_no_seams_where_tiles_meet(trained):
         step[np.abs(np.diff(truth, axis=axis + 1)).any(0, keepdims=True).repeat(3, 0)] = np.nan
         profile = np.nanmean(np.moveaxis(step, axis + 1, 0).reshape(p.shape[axis] - 1, -1), axis=1)
         at_border = [b - 1 for b in borders]
-        elsewhere = [n for n in range(len(profile)) if n not in at_border]
+        # Compared with the planes nearby: the structures' uncertain edges lie in the middle of the volume.
+        nearby = {b + d for b in at_border for d in (-3, -2, -1, 1, 2, 3)} - set(at_border)
+        elsewhere = sorted(n for n in nearby if 0 <= n < len(profile))
         assert profile[at_border].mean() <= 1.25 * profile[elsewhere].mean() + 1e-3
 
 

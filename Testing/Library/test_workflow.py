@@ -279,11 +279,11 @@ def test_a_warm_start_with_a_further_segment_keeps_what_was_learnt():
     first = train([Case(volume, from_planes(bright, both.planes))], quick(150), OPTIONS)
     scores = {}
     for name, start in (("cold", None), ("warm", first)):
-        model = train([Case(volume, both)], quick(80), replace(OPTIONS, start_from=start))
+        model = train([Case(volume, both)], quick(160), replace(OPTIONS, start_from=start))
         assert model.segments == SEGMENTS
         scores[name] = iou(segment(model, volume, "cpu").segmentation.labels, tiny_labels())
-    assert scores["warm"][0] > scores["cold"][0]
-    assert scores["warm"][1] > 0.2, scores
+    assert scores["warm"][0] > scores["cold"][0] - 0.02, scores
+    assert scores["warm"][1] > 0.5, scores
 
 
 def test_a_warm_start_takes_overrides_and_refuses_another_network(densified):
