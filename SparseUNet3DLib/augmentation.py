@@ -19,17 +19,17 @@ _AXES = ("z", "y", "x")
 
 
 @dataclass(frozen=True)
-class RandomTransform:
-    """Random changes of one patch.
+class RandomTransforms:
+    """Random changes of a batch of patches.
 
     Attributes:
-        matrix: (3, 3) in mm, (z, y, x): patch coordinates about its centre to volume coordinates.
-        displacement: (3, nz, ny, nx) B-spline coefficients in mm, or None.
-        slopes: (c, segments) of the gray-value curves, or None.
+        matrices: (b, 3, 3) in mm, (z, y, x): patch coordinates about its centre to volume coordinates.
+        displacements: (b, 3, nz, ny, nx) B-spline coefficients in mm, or None.
+        slopes: (b, c, segments) of the gray-value curves, or None.
     """
 
-    matrix: torch.Tensor
-    displacement: torch.Tensor | None = None
+    matrices: torch.Tensor
+    displacements: torch.Tensor | None = None
     slopes: torch.Tensor | None = None
 
 
@@ -39,80 +39,75 @@ _THIN = 3.0
 _KNOTS = (-1.5, -0.5, 0.5, 1.5)
 
 
-def draw_transform(recipe: AugmentationRecipe, plan: Plan, generator: torch.Generator) -> RandomTransform:
-    """Draw the changes of one patch from ``generator`` (a CPU generator, the same for every device)."""
+def draw_transforms(
+    recipe: AugmentationRecipe, plan: Plan, number: int, generator: torch.Generator
+) -> RandomTransforms:
+    """Draw the changes of ``number`` patches from ``generator`` (a CPU generator, the same for every device)."""
 
-    def uniform(size: int, low: float, high: float) -> torch.Tensor:
-        return torch.rand(size, generator=generator) * (high - low) + low
+    def uniform(*size: int) -> torch.Tensor:
+        return torch.rand(number, *size, generator=generator) * 2 - 1
 
-    angles = uniform(3, -1, 1) * math.radians(recipe.rotation)
-    scale = torch.exp(uniform(1, -1, 1) * math.log1p(recipe.scaling))
-    mirror = torch.where(uniform(3, 0, 1) < 0.5, -1.0, 1.0)
-    slopes = torch.exp(uniform(plan.in_channels * (len(_KNOTS) + 1), -1, 1) * math.log(recipe.gray_slope))
-    angles = angles * torch.tensor(_free_rotations(plan))
-    allowed = torch.tensor([axis in recipe.mirror for axis in _AXES])
-    matrix = _rotation(angles) * scale @ torch.diag(torch.where(allowed, mirror, torch.ones(3)))
-    displacement = None
+    angles = uniform(3) * math.radians(recipe.rotation) * torch.tensor(_free_rotations(plan))
+    scales = torch.exp(uniform(1, 1) * math.log1p(recipe.scaling))
+    mirrored = (uniform(3) < 0) & torch.tensor([axis in recipe.mirror for axis in _AXES])
+    slopes = torch.exp(uniform(plan.in_channels, len(_KNOTS) + 1) * math.log(recipe.gray_slope))
+    matrices = _rotations(angles) * scales @ torch.diag_embed(torch.where(mirrored, -1.0, 1.0))
+    displacements = None
     if recipe.elastic_sd > 0:
         spacing = _elastic_spacing(recipe, plan)
         counts = [math.ceil(n / s) + 4 for n, s in zip(plan.patch_size, spacing, strict=True)]
-        displacement = torch.randn(3, *counts, generator=generator) * recipe.elastic_sd * min(plan.spacing)
+        sd = recipe.elastic_sd * min(plan.spacing)
+        displacements = torch.randn(number, 3, *counts, generator=generator) * sd
         if _is_flat(plan):
-            displacement[0] = 0.0
-    return RandomTransform(matrix, displacement, slopes.reshape(plan.in_channels, -1))
+            displacements[:, 0] = 0.0
+    return RandomTransforms(matrices, displacements, slopes)
 
 
 def patch_coordinates(
-    transform: RandomTransform, recipe: AugmentationRecipe, plan: Plan, device: torch.device
+    transforms: RandomTransforms, recipe: AugmentationRecipe, plan: Plan, device: torch.device
 ) -> torch.Tensor:
-    """Where each voxel of a patch lies relative to the patch's centre: (z, y, x, 3) in mm, (z, y, x) order."""
-    axes = [
+    """Where each voxel of a patch lies relative to the patch's centre: (b, z, y, x, 3) in mm, (z, y, x) order."""
+    z, y, x = (
         (torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2) * s
         for n, s in zip(plan.patch_size, plan.spacing, strict=True)
-    ]
-    matrix = transform.matrix.to(device)
-    # Row by row instead of one big matrix product: three sums over vectors that broadcast.
-    coordinates = [
-        axes[0][:, None, None] * row[0] + axes[1][None, :, None] * row[1] + axes[2][None, None, :] * row[2]
-        for row in matrix
-    ]
-    if transform.displacement is not None:
-        field = elastic_field(transform.displacement.to(device), plan.patch_size, _elastic_spacing(recipe, plan))
-        coordinates = [c + d for c, d in zip(coordinates, field, strict=True)]
+    )
+    # (3, 3, b, 1, 1, 1): row by row instead of one big matrix product, three sums over vectors that broadcast.
+    rows = transforms.matrices.to(device).permute(1, 2, 0)[..., None, None, None]
+    coordinates = [z[:, None, None] * row[0] + y[:, None] * row[1] + x * row[2] for row in rows]
+    if transforms.displacements is not None:
+        spacing = _elastic_spacing(recipe, plan)
+        field = elastic_field(transforms.displacements.to(device), plan.patch_size, spacing)
+        coordinates = [c + d for c, d in zip(coordinates, field.unbind(1), strict=True)]
     return torch.stack(coordinates, dim=-1)
 
 
 def elastic_field(
     coefficients: torch.Tensor, size: tuple[int, int, int], spacing: tuple[float, float, float]
 ) -> torch.Tensor:
-    """Uniform cubic B-spline without prefilter, evaluated on voxels: (3, nz, ny, nx) to (3, *size).
+    """Uniform cubic B-spline without prefilter, evaluated on voxels: (..., nz, ny, nx) to (..., *size).
 
     ``spacing`` is the distance of the control points in voxels. As in the authors' layer the spline
     smooths its coefficients: with standard deviation 4 the displacement's is 4 (151/315)^1.5 = 1.33
     per component, at a control-point-independent average.
     """
-    for axis, (n, step) in enumerate(zip(size, spacing, strict=True)):
-        basis = _cubic_basis(n, coefficients.shape[1 + axis], step, coefficients.device)
-        coefficients = torch.movedim(torch.movedim(coefficients, 1 + axis, -1) @ basis, -1, 1 + axis)
+    for axis, (n, step) in zip((-3, -2, -1), zip(size, spacing, strict=True), strict=True):
+        basis = _cubic_basis(n, coefficients.shape[axis], step, coefficients.device)
+        coefficients = torch.movedim(torch.movedim(coefficients, axis, -1) @ basis, -1, axis)
     return coefficients
 
 
-def adjust_gray_values(image: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
-    """Pass normalised gray values (c, z, y, x) through monotone piecewise-linear curves.
+def adjust_gray_values(images: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
+    """Pass normalised gray values (b, c, z, y, x) through monotone piecewise-linear curves.
 
-    ``slopes`` (c, 5) are positive; each curve keeps the value 0, the mean gray value, where it is.
+    ``slopes`` (b, c, 5) are positive; each curve keeps the value 0, the mean gray value, where it is.
     """
-    knots = torch.tensor(_KNOTS, device=image.device)
-    result = torch.empty_like(image)
-    for channel, (values, slope) in enumerate(zip(image, slopes.to(image.device), strict=True)):
-        curve = values.clamp(max=_KNOTS[0]) * slope[0]
-        for low, high, s in zip(knots[:-1], knots[1:], slope[1:-1], strict=True):
-            curve += (values.clamp(low, high) - low) * s
-        curve += (values.clamp(min=_KNOTS[-1]) - _KNOTS[-1]) * slope[-1]
-        # The curve starts at the first knot; shift it so that value 0 stays 0.
-        at_zero = _KNOTS[0] * slope[0] + (knots[1] - knots[0]) * slope[1] - knots[1] * slope[2]
-        result[channel] = curve - at_zero
-    return result
+    below, *between, above = slopes.to(images.device).permute(2, 0, 1)[..., None, None, None]
+    curve = images.clamp(max=_KNOTS[0]) * below
+    for low, high, slope in zip(_KNOTS[:-1], _KNOTS[1:], between, strict=True):
+        curve += (images.clamp(low, high) - low) * slope
+    curve += (images.clamp(min=_KNOTS[-1]) - _KNOTS[-1]) * above
+    # The curve starts at the first knot; shift it so that value 0 stays 0.
+    return curve - (_KNOTS[0] * below + (_KNOTS[1] - _KNOTS[0]) * between[0] - _KNOTS[1] * between[1])
 
 
 def _cubic_basis(n: int, controls: int, step: float, device: torch.device) -> torch.Tensor:
@@ -124,14 +119,14 @@ def _cubic_basis(n: int, controls: int, step: float, device: torch.device) -> to
     return torch.where(distance < 1, near, far)
 
 
-def _rotation(angles: torch.Tensor) -> torch.Tensor:
-    """Product of rotations about z, y and x by ``angles`` (z, y, x) in radians."""
-    result = torch.eye(3)
-    for axis, angle in enumerate(angles):
+def _rotations(angles: torch.Tensor) -> torch.Tensor:
+    """(b, 3, 3) products of rotations about z, y and x by ``angles`` (b, 3: z, y, x) in radians."""
+    result = torch.eye(3).expand(len(angles), 3, 3)
+    for axis, angle in enumerate(angles.unbind(1)):
         first, second = (a for a in range(3) if a != axis)
-        turn = torch.eye(3)
-        turn[first, first] = turn[second, second] = torch.cos(angle)
-        turn[first, second], turn[second, first] = -torch.sin(angle), torch.sin(angle)
+        turn = torch.eye(3).repeat(len(angles), 1, 1)
+        turn[:, first, first] = turn[:, second, second] = torch.cos(angle)
+        turn[:, first, second], turn[:, second, first] = -torch.sin(angle), torch.sin(angle)
         result = turn @ result
     return result
 

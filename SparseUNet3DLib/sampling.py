@@ -8,20 +8,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from SparseUNet3DLib.augmentation import RandomTransform, adjust_gray_values, draw_transform, patch_coordinates
+from SparseUNet3DLib.augmentation import RandomTransforms, adjust_gray_values, draw_transforms, patch_coordinates
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.normalisation import ChannelNormalisation, ChannelStatistics
-from SparseUNet3DLib.plan import Plan, Triple
+from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
 
 #: Stands for "unannotated" in the stored label maps, which are unsigned to be small.
 _HOLE = np.uint16(65535)
 #: Annotated voxels remembered per case and class to centre patches on.
 _MOST_CENTRES = 500_000
-#: How far a patch may stick out of the volume, as a share of half its size.
-_STICKING_OUT = 0.35
+#: A patch lies at places that differ by at least this much to either side, as a share of half its size.
+_LEAST_SHIFT = 0.35
 
 
 def read_box(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
@@ -64,74 +64,91 @@ class PatchSampler:
 
     def draw_batch(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """One batch: images (b, c, z, y, x) float32, targets (b, z', y', x') int64."""
-        patches = [self._draw_patch(generator) for _ in range(self.plan.batch_size)]
-        return torch.stack([p[0] for p in patches]), torch.stack([p[1] for p in patches])
-
-    def _draw_patch(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        case = self.cases[_randint(len(self.cases), generator)]
-        voxel = case.draw_voxel(self.recipe.foreground_share, generator)
-        transform = draw_transform(self.recipe.augmentation, self.plan, generator)
-        centre = self._draw_centre(voxel, case, generator)
-        return self.extract(case, voxel, self._place(voxel - centre, case, transform), transform)
+        number = self.plan.batch_size
+        cases = [self.cases[_randint(len(self.cases), generator)] for _ in range(number)]
+        voxels = np.stack([c.draw_voxel(self.recipe.foreground_share, generator) for c in cases])
+        centres = np.stack([self._draw_centre(v, c, generator) for v, c in zip(voxels, cases, strict=True)])
+        transforms = draw_transforms(self.recipe.augmentation, self.plan, number, generator)
+        return self.extract(cases, voxels, self._places(voxels - centres, cases, transforms), transforms)
 
     def _draw_centre(self, voxel: np.ndarray, case: PreparedCase, generator: torch.Generator) -> np.ndarray:
         """Centre (z, y, x) of a patch that shows ``voxel`` somewhere in the middle half of its output.
 
-        Patches far out of the volume would waste voxels, so they are pushed back inside. But they stick out a
-        little, differently each time: where a patch spans the volume, the annotated slices would otherwise
-        always lie at the same places in it, and the network would learn the places instead of the image.
+        Patches that stick out of the volume would waste voxels, so they are pushed back inside. But along an
+        axis that they (nearly) span they stick out a little, differently each time: the annotated slices
+        would otherwise always lie at the same places in them, and the network would learn the places instead
+        of the image.
         """
         half = np.array(self.plan.output_size) / 2 * np.array(self.plan.spacing) / np.array(case.spacing)
         shift, jitter = 2 * torch.rand(2, 3, generator=generator).numpy() - 1
-        centre = voxel + shift * half / 2
-        shape = np.array(case.target.shape)
-        low, high = half - 0.5, shape - half - 0.5
-        inside = np.where(low <= high, np.clip(centre, low, high), (shape - 1) / 2)
-        return inside + jitter * half * _STICKING_OUT
+        room = np.maximum(0, np.array(case.target.shape) / 2 - half)  # to either side of the volume's middle
+        middle = (np.array(case.target.shape) - 1) / 2
+        inside = np.clip(voxel + shift * half / 2, middle - room, middle + room)
+        return inside + jitter * np.maximum(0, _LEAST_SHIFT * half - room)
 
-    def _place(self, offset: np.ndarray, case: PreparedCase, transform: RandomTransform) -> Triple:
-        """Output voxel (z', y', x') nearest to what lies ``offset`` voxels (z, y, x) from a patch's centre."""
-        mm = np.linalg.solve(transform.matrix.double().numpy(), offset * np.array(case.spacing))
+    def _places(
+        self, offsets: np.ndarray, cases: Sequence[PreparedCase], transforms: RandomTransforms
+    ) -> np.ndarray:
+        """Output voxels (b, 3: z', y', x') nearest to what lies ``offsets`` voxels (b, 3) from the patches' centres."""
+        mm = offsets * np.array([c.spacing for c in cases])
+        turned = np.linalg.solve(transforms.matrices.double().numpy(), mm[..., None])[..., 0]
         size = np.array(self.plan.output_size)
-        place = np.rint(mm / np.array(self.plan.spacing) + (size - 1) / 2)
-        return tuple(int(p) for p in place.clip(0, size - 1))
+        return np.rint(turned / np.array(self.plan.spacing) + (size - 1) / 2).astype(int).clip(0, size - 1)
 
     def extract(
-        self, case: PreparedCase, voxel: np.ndarray, place: Triple, transform: RandomTransform
+        self, cases: Sequence[PreparedCase], voxels: np.ndarray, places: np.ndarray, transforms: RandomTransforms
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patch whose output voxel ``place`` lies on ``voxel``: image (c, z, y, x) and target (z', y', x')."""
-        spacing = torch.tensor(case.spacing, device=self.device)
-        where = patch_coordinates(transform, self.recipe.augmentation, self.plan, self.device) / spacing
-        anchor = where[tuple(p + m for p, m in zip(place, self.plan.margin, strict=True))]
-        where += torch.tensor(voxel, dtype=torch.float32, device=self.device) - anchor
-        image = self._sample_image(case, where)
-        if transform.slopes is not None:
-            image = adjust_gray_values(image, transform.slopes)
-        inner = tuple(slice(m, m + n) for m, n in zip(self.plan.margin, self.plan.output_size, strict=True))
-        return image, self._sample_target(case, where[inner])
+        """Patches whose output voxels ``places`` (b, 3) lie on ``voxels`` (b, 3) of their cases.
 
-    def _sample_image(self, case: PreparedCase, where: torch.Tensor) -> torch.Tensor:
-        start, size = _bounding_box(where)
-        box = torch.from_numpy(np.ascontiguousarray(read_box(case.image, start, size)))
-        box = normalise(box.to(self.device), case.statistics)
-        return F.grid_sample(box[None], _grid(where, start, size), "bilinear", "border", align_corners=True)[0]
+        Returns:
+            Images (b, c, z, y, x) float32 and targets (b, z', y', x') int64.
+        """
+        spacing = self._to_device([c.spacing for c in cases])
+        where = patch_coordinates(transforms, self.recipe.augmentation, self.plan, self.device)
+        where = where / spacing[:, None, None, None]
+        z, y, x = torch.as_tensor(places + np.array(self.plan.margin), device=self.device).unbind(1)
+        anchors = where[torch.arange(len(cases), device=self.device), z, y, x]
+        where += (self._to_device(voxels) - anchors)[:, None, None, None]
+        images = self._sample_images(cases, where)
+        if transforms.slopes is not None:
+            images = adjust_gray_values(images, transforms.slopes)
+        inner = (slice(None), *(slice(m, m + n) for m, n in zip(self.plan.margin, self.plan.output_size, strict=True)))
+        return images, self._sample_targets(cases, where[inner])
 
-    def _sample_target(self, case: PreparedCase, where: torch.Tensor) -> torch.Tensor:
+    def _sample_images(self, cases: Sequence[PreparedCase], where: torch.Tensor) -> torch.Tensor:
+        starts, size = _bounding_boxes(where)
+        boxes = torch.stack([
+            normalise(self._read(c.image, start, size), c.statistics) for c, start in zip(cases, starts, strict=True)
+        ])
+        return F.grid_sample(boxes, self._grid(where, starts, size), "bilinear", "border", align_corners=True)
+
+    def _sample_targets(self, cases: Sequence[PreparedCase], where: torch.Tensor) -> torch.Tensor:
         """Nearest labels; outside of the volume nothing is annotated."""
-        shape = case.target.shape
-        index = where.round().long()
-        inside = torch.ones(index.shape[:3], dtype=torch.bool, device=index.device)
-        for axis, n in enumerate(shape):
-            inside &= (index[..., axis] >= 0) & (index[..., axis] < n)
-            index[..., axis].clamp_(0, n - 1)
-        start = index.amin(dim=(0, 1, 2))
-        size = index.amax(dim=(0, 1, 2)) - start + 1
-        box = read_box(case.target, start.tolist(), size.tolist()).astype(np.int32)
-        labels = torch.from_numpy(np.ascontiguousarray(box)).to(self.device).reshape(-1)
-        index -= start
+        index = where.round()
+        last = self._to_device([c.target.shape for c in cases])[:, None, None, None] - 1
+        inside = ((index >= 0) & (index <= last)).all(-1)
+        index = torch.minimum(index.clamp_min_(0), last)
+        starts, size = _bounding_boxes(index)
+        boxes = torch.stack([self._read(c.target, start, size) for c, start in zip(cases, starts, strict=True)])
+        index = (index - self._to_device(starts)[:, None, None, None]).long()
         flat = (index[..., 0] * size[1] + index[..., 1]) * size[2] + index[..., 2]
-        target = labels[flat].long()
+        target = boxes.flatten(1).gather(1, flat.flatten(1)).reshape(flat.shape).long()
         return torch.where(inside & (target != int(_HOLE)), target, UNANNOTATED)
+
+    def _read(self, array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+        """A box of ``array`` on the training device."""
+        box = np.ascontiguousarray(read_box(array, start, size))
+        # torch can hardly do anything with uint16; int32 holds the same numbers.
+        box = box.astype(np.int32) if box.dtype == np.uint16 else box
+        return torch.from_numpy(box).to(self.device)
+
+    def _grid(self, where: torch.Tensor, starts: Sequence[Sequence[int]], size: Sequence[int]) -> torch.Tensor:
+        """Voxel positions as ``grid_sample`` wants them: (b, z, y, x, 3), -1..1 in the boxes, in x, y, z order."""
+        span = self._to_device([max(1, n - 1) for n in size])
+        return ((where - self._to_device(starts)[:, None, None, None]) * 2 / span - 1).flip(-1)
+
+    def _to_device(self, values: object) -> torch.Tensor:
+        return torch.as_tensor(np.array(values), dtype=torch.float32, device=self.device)
 
 
 class PreparedCase:
@@ -180,15 +197,8 @@ def _mirrored(start: int, n: int, size: int) -> np.ndarray:
     return np.minimum(folded, period - folded)
 
 
-def _bounding_box(where: torch.Tensor) -> tuple[list[int], list[int]]:
-    """Start and size (z, y, x) of the box of whole voxels around the positions ``where`` (..., 3)."""
-    low = where.amin(dim=(0, 1, 2)).floor().long()
-    high = where.amax(dim=(0, 1, 2)).ceil().long()
-    return low.tolist(), (high - low + 1).tolist()
-
-
-def _grid(where: torch.Tensor, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
-    """Voxel positions as ``grid_sample`` wants them: (1, z, y, x, 3), -1..1, in x, y, z order."""
-    start = torch.tensor(start, dtype=torch.float32, device=where.device)
-    span = torch.tensor([max(1, n - 1) for n in size], dtype=torch.float32, device=where.device)
-    return ((where - start) * 2 / span - 1).flip(-1)[None]
+def _bounding_boxes(where: torch.Tensor) -> tuple[list[list[int]], list[int]]:
+    """Starts (z, y, x) of boxes of whole voxels around positions (b, z, y, x, 3), and the size that they share."""
+    low = where.flatten(1, 3).amin(1).floor().long()
+    high = where.flatten(1, 3).amax(1).ceil().long()
+    return low.tolist(), (high - low + 1).amax(0).tolist()

@@ -11,15 +11,16 @@ from scipy.interpolate import BSpline
 from volumes_for_tests import CPU, STILL, make_case, make_plan_of, make_sampler, numbered
 
 from SparseUNet3DLib.augmentation import (
-    RandomTransform,
+    RandomTransforms,
     adjust_gray_values,
-    draw_transform,
+    draw_transforms,
     elastic_field,
     patch_coordinates,
 )
 from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import AugmentationRecipe
+from SparseUNet3DLib.sampling import PatchSampler
 
 #: Standard deviation of one component of the displacement, in voxels of the finest spacing.
 PAPER_RMS = 4 * (151 / 315) ** 1.5
@@ -40,6 +41,22 @@ def rotation_about(axis: int, degrees: float) -> torch.Tensor:
     return matrix
 
 
+def displacement(recipe: AugmentationRecipe, plan: Plan, number: int = 1) -> np.ndarray:
+    """(b, z, y, x, 3) how far, in mm, random transforms move the voxels of a patch."""
+    transforms = draw_transforms(recipe, plan, number, generator())
+    return patch_coordinates(transforms, recipe, plan, CPU).numpy() - in_mm(plan)
+
+
+def extract_one(
+    sampler: PatchSampler, voxel: tuple | np.ndarray, place: tuple, transforms: torch.Tensor | RandomTransforms
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The patch of the first case whose output voxel ``place`` lies on ``voxel``; ``transforms`` may be a matrix."""
+    if isinstance(transforms, torch.Tensor):
+        transforms = RandomTransforms(transforms[None])
+    images, targets = sampler.extract(sampler.cases[:1], np.array([voxel]), np.array([place]), transforms)
+    return images[0], targets[0]
+
+
 def in_mm(plan: Plan) -> np.ndarray:
     """(z, y, x, 3) position of each voxel of a patch about the patch's centre, in mm."""
     axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(plan.patch_size, plan.spacing, strict=True)]
@@ -54,7 +71,7 @@ def test_deformation_is_as_strong_as_in_the_paper():
     assert round(PAPER_RMS, 2) == 1.33
     plan = make_plan_of((96, 96, 96))
     recipe = replace(STILL, elastic_sd=4.0, elastic_spacing=8.0)
-    moved = patch_coordinates(draw_transform(recipe, plan, generator()), recipe, plan, CPU).numpy() - in_mm(plan)
+    moved = displacement(recipe, plan)[0]
     assert np.sqrt((moved**2).mean()) == pytest.approx(PAPER_RMS, rel=0.03)
     assert np.sqrt((moved**2).mean((0, 1, 2))) == pytest.approx([PAPER_RMS] * 3, rel=0.05)
 
@@ -63,8 +80,7 @@ def test_deformation_at_the_papers_grid_spacing():
     """Many draws of a small patch, because 32 voxels apart there are few control points in one."""
     plan = make_plan_of((16, 16, 16))
     recipe = replace(STILL, elastic_sd=4.0, elastic_spacing=32.0)
-    draws = [patch_coordinates(draw_transform(recipe, plan, generator(s)), recipe, plan, CPU) for s in range(600)]
-    moved = torch.stack(draws).numpy() - in_mm(plan)
+    moved = displacement(recipe, plan, 600)
     # Half a control cell per axis: averaged over positions 0 to 15 of 32 instead of over the whole cell.
     basis = np.array([[BSpline.basis_element(np.arange(-2, 3))(np.clip(x / 32 - k, -2, 2)) for k in range(-1, 3)]
                       for x in range(16)])
@@ -76,10 +92,10 @@ def test_deformation_at_the_papers_grid_spacing():
 def test_deformation_is_measured_in_millimetres_of_the_finest_spacing():
     plan = make_plan_of((24, 96, 96), (2.0, 0.5, 0.5))
     recipe = replace(STILL, elastic_sd=4.0, elastic_spacing=8.0)
-    moved = patch_coordinates(draw_transform(recipe, plan, generator()), recipe, plan, CPU).numpy() - in_mm(plan)
+    moved = displacement(recipe, plan)[0]
     assert np.sqrt((moved**2).mean((0, 1, 2))) == pytest.approx([0.5 * PAPER_RMS] * 3, rel=0.05)
     # Control points are 4 mm apart on every axis: 2 slices, or 8 voxels in-plane.
-    assert draw_transform(recipe, plan, generator()).displacement.shape == (3, 12 + 4, 12 + 4, 12 + 4)
+    assert draw_transforms(recipe, plan, 2, generator()).displacements.shape == (2, 3, 12 + 4, 12 + 4, 12 + 4)
 
 
 @pytest.mark.parametrize("size, spacing", [((9, 17, 33), (8.0, 8.0, 8.0)), ((1, 5, 40), (3.2, 2.5, 32.0))])
@@ -117,7 +133,7 @@ def test_deformation_is_smooth():
 
 
 def matrices(recipe: AugmentationRecipe, plan: Plan, number: int = 100) -> torch.Tensor:
-    return torch.stack([draw_transform(recipe, plan, generator(seed)).matrix for seed in range(number)])
+    return draw_transforms(recipe, plan, number, generator()).matrices
 
 
 def test_rotation_and_scaling_stay_in_their_ranges_and_fill_them():
@@ -181,10 +197,11 @@ def test_patches_are_mirrored_along_the_allowed_axes_only(allowed: tuple[str, ..
 
 def test_the_same_seed_draws_the_same_and_another_seed_something_else():
     plan, recipe = make_plan_of((8, 8, 8)), AugmentationRecipe(mirror=("x", "y", "z"))
-    one, same, other = (draw_transform(recipe, plan, generator(seed)) for seed in (3, 3, 4))
-    for name in ("matrix", "displacement", "slopes"):
+    one, same, other = (draw_transforms(recipe, plan, 2, generator(seed)) for seed in (3, 3, 4))
+    for name in ("matrices", "displacements", "slopes"):
         assert torch.equal(getattr(one, name), getattr(same, name))
         assert not torch.equal(getattr(one, name), getattr(other, name))
+        assert not torch.equal(*getattr(one, name))  # each patch has its own
 
 
 # -- patches under a known transform ---------------------------------------------------------------------
@@ -193,12 +210,12 @@ def test_the_same_seed_draws_the_same_and_another_seed_something_else():
 def test_no_transform_is_the_patch_itself():
     plan = make_plan_of((4, 6, 5), (2.0, 0.5, 1.0))
     np.testing.assert_allclose(
-        patch_coordinates(RandomTransform(torch.eye(3)), STILL, plan, CPU), in_mm(plan), atol=1e-6
+        patch_coordinates(RandomTransforms(torch.eye(3)[None]), STILL, plan, CPU)[0], in_mm(plan), atol=1e-6
     )
-    still = draw_transform(STILL, plan, generator())
-    assert torch.equal(still.matrix, torch.eye(3))
-    assert still.displacement is None
-    assert torch.equal(still.slopes, torch.ones(1, 5))
+    still = draw_transforms(STILL, plan, 1, generator())
+    assert torch.equal(still.matrices, torch.eye(3)[None])
+    assert still.displacements is None
+    assert torch.equal(still.slopes, torch.ones(1, 1, 5))
 
 
 def test_no_transform_cuts_out_exactly_the_voxels():
@@ -206,8 +223,7 @@ def test_no_transform_cuts_out_exactly_the_voxels():
     annotated = np.arange(990).reshape(9, 10, 11) % 3 != 0
     plan = make_plan_of((4, 6, 5))
     sampler = make_sampler([make_case(image, annotated, labels)], plan)
-    transform = RandomTransform(torch.eye(3))
-    patch, target = sampler.extract(sampler.cases[0], np.array([3, 4, 5]), (1, 0, 2), transform)
+    patch, target = extract_one(sampler, (3, 4, 5), (1, 0, 2), torch.eye(3))
     box = np.s_[2:6, 4:10, 3:8]
     np.testing.assert_allclose(patch[0], image[box], rtol=1e-6)
     np.testing.assert_array_equal(target, np.where(annotated, labels, UNANNOTATED)[box])
@@ -219,7 +235,7 @@ def test_a_rotated_patch_equals_scipys():
     plan = make_plan_of((11, 11, 11))
     sampler = make_sampler([make_case(image)], plan)
     matrix = rotation_about(0, 20) @ rotation_about(1, -35) @ rotation_about(2, 50) * 0.9
-    patch, _ = sampler.extract(sampler.cases[0], np.array([14, 15, 16]), (5, 5, 5), RandomTransform(matrix))
+    patch, _ = extract_one(sampler, (14, 15, 16), (5, 5, 5), matrix)
     m = matrix.double().numpy()
     expected = ndimage.affine_transform(
         image.astype(float), m, np.array([14, 15, 16]) - m @ np.array([5, 5, 5]), (11, 11, 11), order=1
@@ -243,7 +259,7 @@ def test_rotation_is_in_millimetres_on_anisotropic_voxels(axis: int, scale: floa
     plan = make_plan_of((17, 43, 43), spacing)
     sampler = make_sampler([case], plan)
     matrix = rotation_about(axis, 40) * scale
-    patch, target = sampler.extract(sampler.cases[0], np.array([12, 30, 30]), (8, 21, 21), RandomTransform(matrix))
+    patch, target = extract_one(sampler, (12, 30, 30), (8, 21, 21), matrix)
     expected = gray(in_mm(plan) @ matrix.double().numpy().T)
     inside = (target != UNANNOTATED).numpy()
     assert inside.mean() > 0.7
@@ -259,7 +275,7 @@ def test_a_sphere_stays_a_sphere():
     sampler = make_sampler([make_case(ball.astype(np.float32), labels=ball, spacing=spacing)],
                            plan := make_plan_of((15, 37, 37), spacing))
     matrix = rotation_about(2, 30) @ rotation_about(1, 60)
-    _, target = sampler.extract(sampler.cases[0], np.array([12, 30, 30]), (7, 18, 18), RandomTransform(matrix))
+    _, target = extract_one(sampler, (12, 30, 30), (7, 18, 18), matrix)
     expected = np.linalg.norm(in_mm(plan), axis=-1) <= 15
     assert 2 * (target.numpy() & expected).sum() / (target.sum() + expected.sum()) > 0.95
     for axis in range(3):
@@ -280,11 +296,11 @@ def test_everything_is_one_interpolation_of_the_image_and_no_mixture_of_labels(s
     )
     sampler = make_sampler([case], plan)
     recipe = replace(STRONG, mirror=("x", "y", "z"))
-    transform = replace(draw_transform(recipe, plan, generator(seed)), slopes=None)
+    transforms = replace(draw_transforms(recipe, plan, 1, generator(seed)), slopes=None)
     sampler.recipe = replace(sampler.recipe, augmentation=recipe)
     voxel, place = np.argwhere(annotated[25:35, 25:35, 25:35])[0] + 25, (3, 4, 4)
-    patch, target = sampler.extract(sampler.cases[0], voxel, place, transform)
-    where = patch_coordinates(transform, recipe, plan, CPU).numpy() / np.array(spacing)
+    patch, target = extract_one(sampler, voxel, place, transforms)
+    where = patch_coordinates(transforms, recipe, plan, CPU)[0].numpy() / np.array(spacing)
     where += voxel - where[place]
     assert np.ptp(where, axis=(0, 1, 2)).min() > 2
     np.testing.assert_allclose(patch.movedim(0, -1), where, atol=1e-3)
@@ -301,9 +317,9 @@ def test_outside_of_the_volume_nothing_is_annotated_and_the_image_is_mirrored():
     image = rng.normal(size=(6, 7, 8)).astype(np.float32)
     plan = make_plan_of((15, 15, 15))
     sampler = make_sampler([make_case(image)], plan)
-    transform = RandomTransform(rotation_about(0, 30) @ rotation_about(2, -20))
-    patch, target = sampler.extract(sampler.cases[0], np.array([3, 3, 3]), (7, 7, 7), transform)
-    where = (in_mm(plan) @ transform.matrix.double().numpy().T) + 3
+    matrix = rotation_about(0, 30) @ rotation_about(2, -20)
+    patch, target = extract_one(sampler, (3, 3, 3), (7, 7, 7), matrix)
+    where = (in_mm(plan) @ matrix.double().numpy().T) + 3
     expected = ndimage.map_coordinates(image.astype(float), where.transpose(3, 0, 1, 2), order=1, mode="mirror")
     np.testing.assert_allclose(patch[0], expected, atol=1e-4)
     inside = ((np.rint(where) >= 0) & (np.rint(where) < image.shape)).all(-1)
@@ -311,6 +327,30 @@ def test_outside_of_the_volume_nothing_is_annotated_and_the_image_is_mirrored():
     np.testing.assert_array_equal((target.numpy() == 0)[certain], inside[certain])
     assert 0.05 < inside.mean() < 0.5
     assert set(target.unique().tolist()) == {UNANNOTATED, 0}
+
+
+def test_a_batch_from_unlike_volumes_is_what_each_patch_is_alone():
+    """Of different sizes, spacings, number types and places, one of them at a border."""
+    rng = np.random.default_rng(0)
+    cases = [
+        make_case(rng.integers(0, 900, (9, 30, 40)).astype(np.uint16), labels=rng.integers(0, 2, (9, 30, 40)),
+                  spacing=(3.0, 1.0, 0.7)),
+        make_case(rng.normal(size=(40, 24, 12)).astype(np.float32), labels=rng.integers(0, 2, (40, 24, 12))),
+    ]
+    plan = make_plan_of((8, 10, 12))
+    sampler = make_sampler(cases, plan, STRONG)
+    transforms = draw_transforms(STRONG, plan, 3, generator())
+    voxels, places = np.array([(4, 15, 20), (0, 23, 11), (8, 0, 3)]), np.array([(4, 5, 6), (0, 9, 11), (3, 2, 1)])
+    of = [sampler.cases[i] for i in (0, 1, 0)]
+    images, targets = sampler.extract(of, voxels, places, transforms)
+    for i in range(3):
+        one = RandomTransforms(transforms.matrices[i : i + 1], transforms.displacements[i : i + 1],
+                               transforms.slopes[i : i + 1])
+        image, target = sampler.extract(of[i : i + 1], voxels[i : i + 1], places[i : i + 1], one)
+        # Positions within boxes of other sizes are rounded differently: a millionth of a gray value's slope.
+        torch.testing.assert_close(images[i], image[0], rtol=1e-4, atol=0.02)
+        assert (targets[i] == target[0]).float().mean() > 0.999
+        assert target[(0, *places[i])] == of[i].target[tuple(voxels[i])]
 
 
 @pytest.mark.parametrize("rotation, scaling", [(45.0, 0.5), (10.0, 0.0)])
@@ -347,32 +387,31 @@ def test_the_papers_2d_peer_stays_on_its_slice():
 
 
 def test_gray_curves_rise_everywhere_and_leave_zero_in_place():
-    values = torch.linspace(-6, 6, 2401).reshape(1, 1, 1, -1)
-    for seed in range(20):
-        recipe = replace(STILL, gray_slope=1.5)
-        slopes = draw_transform(recipe, make_plan_of((4, 4, 4)), generator(seed)).slopes
-        assert slopes.shape == (1, 5)
-        assert slopes.min() >= 1 / 1.5 - 1e-5 and slopes.max() <= 1.5 + 1e-5
-        curve = adjust_gray_values(values, slopes)[0, 0, 0]
+    plan = make_plan_of((4, 4, 4))
+    drawn = draw_transforms(replace(STILL, gray_slope=1.5), plan, 20, generator()).slopes
+    assert drawn.shape == (20, 1, 5)
+    assert drawn.min() >= 1 / 1.5 - 1e-5 and drawn.max() <= 1.5 + 1e-5
+    curves = adjust_gray_values(torch.linspace(-6, 6, 2401).expand(20, 1, 1, 1, 2401), drawn)
+    for curve, slopes in zip(curves[:, 0, 0, 0], drawn[:, 0], strict=True):
         steps = curve.diff() / 0.005
         assert steps.min() > 1 / 1.5 - 0.01 and steps.max() < 1.5 + 0.01
         assert curve[1200].abs() < 1e-5
         # Slopes change at -1.5, -0.5, 0.5 and 1.5 only.
         for segment, middle in enumerate((-3.0, -1.0, 0.0, 1.0, 3.0)):
             index = round((middle + 6) / 0.005)
-            assert steps[index - 50 : index + 50].tolist() == pytest.approx([slopes[0, segment].item()] * 100, rel=1e-2)
+            assert steps[index - 50 : index + 50].tolist() == pytest.approx([slopes[segment].item()] * 100, rel=1e-2)
 
 
 def test_slopes_of_1_change_nothing():
-    image = torch.randn(2, 3, 4, 5, generator=generator()) * 3
-    torch.testing.assert_close(adjust_gray_values(image, torch.ones(2, 5)), image, rtol=1e-6, atol=1e-6)
+    images = torch.randn(3, 2, 3, 4, 5, generator=generator()) * 3
+    torch.testing.assert_close(adjust_gray_values(images, torch.ones(3, 2, 5)), images, rtol=1e-6, atol=1e-6)
 
 
-def test_channels_have_curves_of_their_own():
-    image = torch.full((2, 1, 1, 1), 0.25)
-    slopes = torch.ones(2, 5)
-    slopes[1, 2] = 2.0
-    assert adjust_gray_values(image, slopes).flatten().tolist() == pytest.approx([0.25, 0.5])
-    drawn = draw_transform(AugmentationRecipe(), make_plan_of((4, 4, 4), in_channels=2), generator()).slopes
-    assert drawn.shape == (2, 5)
-    assert drawn.unique().numel() == 10
+def test_patches_and_channels_have_curves_of_their_own():
+    images = torch.full((2, 2, 1, 1, 1), 0.25)
+    slopes = torch.ones(2, 2, 5)
+    slopes[0, 1, 2], slopes[1, 0, 2] = 2.0, 3.0
+    assert adjust_gray_values(images, slopes).flatten().tolist() == pytest.approx([0.25, 0.5, 0.75, 0.25])
+    drawn = draw_transforms(AugmentationRecipe(), make_plan_of((4, 4, 4), in_channels=2), 3, generator()).slopes
+    assert drawn.shape == (3, 2, 5)
+    assert drawn.unique().numel() == 30

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -109,23 +108,33 @@ def test_an_unturned_patch_shows_a_whole_plane_also_at_another_spacing(step: flo
 # -- where patches lie -----------------------------------------------------------------------------------
 
 
-def test_patches_stick_out_of_the_volume_a_little_only_and_cover_it():
-    shape, patch = (12, 13, 14), (4, 6, 8)
+@pytest.mark.parametrize(
+    "shape, patch, most_out",
+    [
+        ((12, 13, 14), (4, 6, 8), (0, 0, 0)),
+        ((12, 8, 16), (12, 6, 12), (3, 0, 0)),
+        ((16, 17, 18), (16, 12, 17), (3, 0, 3)),
+    ],
+)
+def test_patches_stick_out_a_little_along_the_axes_that_they_span_and_cover_the_volume(
+    shape: Triple, patch: Triple, most_out: Triple
+):
+    """At most 0.35 of half a patch less the room that it has, rounded up; on one side of each axis."""
     sampler = make_sampler([make_case(numbered(shape))], make_plan_of(patch))
     seen = np.zeros(shape, bool)
+    furthest = np.zeros(3, int)
     random = generator()
-    for _ in range(400):
+    for _ in range(600):
         images, targets = sampler.draw_batch(random)
         inside = (targets[0] == 0).numpy()
-        # At most 0.35 of half a patch is out, on one side of each axis.
-        assert all(
-            inside.any(axis=tuple(a for a in range(3) if a != axis)).sum() >= n - math.ceil(0.35 * n / 2)
-            for axis, n in enumerate(patch)
-        )
+        lengths = [inside.any(axis=tuple(a for a in range(3) if a != axis)).sum() for axis in range(3)]
+        furthest = np.maximum(furthest, np.array(patch) - lengths)
         shown = np.round(images[0, 0].numpy()[inside]).astype(int)
         assert len(shown) == len(np.unique(shown))  # every voxel of the volume at most once
         seen.reshape(-1)[shown] = True
     assert seen.all()
+    assert furthest.tolist() == pytest.approx(most_out, abs=1) and (furthest <= most_out).all()
+    assert ((furthest > 0) == (np.array(most_out) > 0)).all()
 
 
 def test_annotated_slices_lie_at_many_places_in_a_patch_that_spans_the_volume():
