@@ -66,19 +66,18 @@ def draw_transforms(
 def patch_coordinates(
     transforms: RandomTransforms, recipe: AugmentationRecipe, plan: Plan, device: torch.device
 ) -> torch.Tensor:
-    """Where each voxel of a patch lies relative to the patch's centre: (b, z, y, x, 3) in mm, (z, y, x) order."""
+    """Where each voxel of a patch lies relative to the patch's centre: (b, 3, z, y, x) in mm, (z, y, x) order."""
     z, y, x = (
         (torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2) * s
         for n, s in zip(plan.patch_size, plan.spacing, strict=True)
     )
-    # (3, 3, b, 1, 1, 1): row by row instead of one big matrix product, three sums over vectors that broadcast.
-    rows = transforms.matrices.to(device).permute(1, 2, 0)[..., None, None, None]
-    coordinates = [z[:, None, None] * row[0] + y[:, None] * row[1] + x * row[2] for row in rows]
+    # (3, b, 3, 1, 1, 1): column by column instead of one big matrix product, three sums that broadcast.
+    columns = transforms.matrices.to(device).permute(2, 0, 1)[..., None, None, None]
+    coordinates = z[:, None, None] * columns[0] + y[:, None] * columns[1] + x * columns[2]
     if transforms.displacements is not None:
         spacing = _elastic_spacing(recipe, plan)
-        field = elastic_field(transforms.displacements.to(device), plan.patch_size, spacing)
-        coordinates = [c + d for c, d in zip(coordinates, field.unbind(1), strict=True)]
-    return torch.stack(coordinates, dim=-1)
+        coordinates += elastic_field(transforms.displacements.to(device), plan.patch_size, spacing)
+    return coordinates
 
 
 def elastic_field(

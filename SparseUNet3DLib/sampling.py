@@ -103,35 +103,40 @@ class PatchSampler:
         Returns:
             Images (b, c, z, y, x) float32 and targets (b, z', y', x') int64.
         """
-        spacing = self._to_device([c.spacing for c in cases])
         where = patch_coordinates(transforms, self.recipe.augmentation, self.plan, self.device)
-        where = where / spacing[:, None, None, None]
+        where /= self._per_patch([c.spacing for c in cases])
         z, y, x = torch.as_tensor(places + np.array(self.plan.margin), device=self.device).unbind(1)
-        anchors = where[torch.arange(len(cases), device=self.device), z, y, x]
-        where += (self._to_device(voxels) - anchors)[:, None, None, None]
-        images = self._sample_images(cases, where)
+        anchors = where[torch.arange(len(cases), device=self.device), :, z, y, x]
+        where += self._per_patch(voxels) - anchors[..., None, None, None]
+        starts, size = _bounding_boxes(where)
+        where -= self._per_patch(starts)  # now in the boxes
+        images = self._sample_images(cases, where, starts, size)
         if transforms.slopes is not None:
             images = adjust_gray_values(images, transforms.slopes)
-        inner = (slice(None), *(slice(m, m + n) for m, n in zip(self.plan.margin, self.plan.output_size, strict=True)))
-        return images, self._sample_targets(cases, where[inner])
+        inner = tuple(slice(m, m + n) for m, n in zip(self.plan.margin, self.plan.output_size, strict=True))
+        return images, self._sample_targets(cases, where[(..., *inner)], starts, size)
 
-    def _sample_images(self, cases: Sequence[PreparedCase], where: torch.Tensor) -> torch.Tensor:
-        starts, size = _bounding_boxes(where)
+    def _sample_images(
+        self, cases: Sequence[PreparedCase], where: torch.Tensor, starts: list[list[int]], size: list[int]
+    ) -> torch.Tensor:
         boxes = torch.stack([
             normalise(self._read(c.image, start, size), c.statistics) for c, start in zip(cases, starts, strict=True)
         ])
-        return F.grid_sample(boxes, self._grid(where, starts, size), "bilinear", "border", align_corners=True)
+        # As grid_sample wants positions: -1..1 in the boxes, in x, y, z order, in the last axis.
+        span = self._per_patch([[max(1, n - 1) for n in size]])
+        grid = (where * (2 / span) - 1).flip(1).movedim(1, -1)
+        return F.grid_sample(boxes, grid, "bilinear", "border", align_corners=True)
 
-    def _sample_targets(self, cases: Sequence[PreparedCase], where: torch.Tensor) -> torch.Tensor:
+    def _sample_targets(
+        self, cases: Sequence[PreparedCase], where: torch.Tensor, starts: list[list[int]], size: list[int]
+    ) -> torch.Tensor:
         """Nearest labels; outside of the volume nothing is annotated."""
-        index = where.round()
-        last = self._to_device([c.target.shape for c in cases])[:, None, None, None] - 1
-        inside = ((index >= 0) & (index <= last)).all(-1)
-        index = torch.minimum(index.clamp_min_(0), last)
-        starts, size = _bounding_boxes(index)
+        index = where.round().long()
+        low = -self._per_patch(starts).long()
+        high = self._per_patch([c.target.shape for c in cases]).long() + low
+        inside = ((index >= low) & (index < high)).all(1)
         boxes = torch.stack([self._read(c.target, start, size) for c, start in zip(cases, starts, strict=True)])
-        index = (index - self._to_device(starts)[:, None, None, None]).long()
-        flat = (index[..., 0] * size[1] + index[..., 1]) * size[2] + index[..., 2]
+        flat = (index[:, 0] * size[1] + index[:, 1]) * size[2] + index[:, 2]
         target = boxes.flatten(1).gather(1, flat.flatten(1)).reshape(flat.shape).long()
         return torch.where(inside & (target != int(_HOLE)), target, UNANNOTATED)
 
@@ -142,13 +147,9 @@ class PatchSampler:
         box = box.astype(np.int32) if box.dtype == np.uint16 else box
         return torch.from_numpy(box).to(self.device)
 
-    def _grid(self, where: torch.Tensor, starts: Sequence[Sequence[int]], size: Sequence[int]) -> torch.Tensor:
-        """Voxel positions as ``grid_sample`` wants them: (b, z, y, x, 3), -1..1 in the boxes, in x, y, z order."""
-        span = self._to_device([max(1, n - 1) for n in size])
-        return ((where - self._to_device(starts)[:, None, None, None]) * 2 / span - 1).flip(-1)
-
-    def _to_device(self, values: object) -> torch.Tensor:
-        return torch.as_tensor(np.array(values), dtype=torch.float32, device=self.device)
+    def _per_patch(self, values: object) -> torch.Tensor:
+        """(b, 3) numbers, in the shape in which they broadcast with positions (b, 3, z, y, x)."""
+        return torch.as_tensor(np.array(values), dtype=torch.float32, device=self.device)[..., None, None, None]
 
 
 class PreparedCase:
@@ -198,7 +199,7 @@ def _mirrored(start: int, n: int, size: int) -> np.ndarray:
 
 
 def _bounding_boxes(where: torch.Tensor) -> tuple[list[list[int]], list[int]]:
-    """Starts (z, y, x) of boxes of whole voxels around positions (b, z, y, x, 3), and the size that they share."""
-    low = where.flatten(1, 3).amin(1).floor().long()
-    high = where.flatten(1, 3).amax(1).ceil().long()
+    """Starts (z, y, x) of boxes of whole voxels around positions (b, 3, z, y, x), and the size that they share."""
+    low = where.flatten(2).amin(2).floor().long()
+    high = where.flatten(2).amax(2).ceil().long()
     return low.tolist(), (high - low + 1).amax(0).tolist()

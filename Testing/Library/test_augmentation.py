@@ -41,10 +41,15 @@ def rotation_about(axis: int, degrees: float) -> torch.Tensor:
     return matrix
 
 
+def coordinates(transforms: RandomTransforms, recipe: AugmentationRecipe, plan: Plan) -> np.ndarray:
+    """(b, z, y, x, 3) positions of the voxels of patches about the patches' centres, in mm."""
+    return patch_coordinates(transforms, recipe, plan, CPU).movedim(1, -1).numpy()
+
+
 def displacement(recipe: AugmentationRecipe, plan: Plan, number: int = 1) -> np.ndarray:
     """(b, z, y, x, 3) how far, in mm, random transforms move the voxels of a patch."""
     transforms = draw_transforms(recipe, plan, number, generator())
-    return patch_coordinates(transforms, recipe, plan, CPU).numpy() - in_mm(plan)
+    return coordinates(transforms, recipe, plan) - in_mm(plan)
 
 
 def extract_one(
@@ -210,7 +215,7 @@ def test_the_same_seed_draws_the_same_and_another_seed_something_else():
 def test_no_transform_is_the_patch_itself():
     plan = make_plan_of((4, 6, 5), (2.0, 0.5, 1.0))
     np.testing.assert_allclose(
-        patch_coordinates(RandomTransforms(torch.eye(3)[None]), STILL, plan, CPU)[0], in_mm(plan), atol=1e-6
+        coordinates(RandomTransforms(torch.eye(3)[None]), STILL, plan)[0], in_mm(plan), atol=1e-6
     )
     still = draw_transforms(STILL, plan, 1, generator())
     assert torch.equal(still.matrices, torch.eye(3)[None])
@@ -300,7 +305,7 @@ def test_everything_is_one_interpolation_of_the_image_and_no_mixture_of_labels(s
     sampler.recipe = replace(sampler.recipe, augmentation=recipe)
     voxel, place = np.argwhere(annotated[25:35, 25:35, 25:35])[0] + 25, (3, 4, 4)
     patch, target = extract_one(sampler, voxel, place, transforms)
-    where = patch_coordinates(transforms, recipe, plan, CPU)[0].numpy() / np.array(spacing)
+    where = coordinates(transforms, recipe, plan)[0] / np.array(spacing)
     where += voxel - where[place]
     assert np.ptp(where, axis=(0, 1, 2)).min() > 2
     np.testing.assert_allclose(patch.movedim(0, -1), where, atol=1e-3)
