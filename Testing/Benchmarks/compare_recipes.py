@@ -1,0 +1,121 @@
+"""Compare recipes over tasks and seeds: IoU on the voxels that were never annotated.
+
+    .venv/bin/python Testing/Benchmarks/compare_recipes.py --data DATA --out dice.csv --seconds 60 \
+        --tasks spine-ct,spine-mr --seeds 0,1 "dice=true" "dice=false"
+
+Each variant is a list of changes to the preset `balanced`, separated by blanks; `augmentation.` reaches what is
+inside, "base" changes nothing. ``--seconds`` is wall time for training and segmenting. A run whose row the CSV file has already is not
+repeated, so an interrupted comparison goes on. In the end prints a Markdown table: one row per task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from sparse_tasks import TASKS, load_task
+
+from SparseUNet3DLib.device import tune_allocator
+from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, score_segmentation
+from SparseUNet3DLib.events import CollectingReporter
+from SparseUNet3DLib.recipe import Recipe, preset
+from SparseUNet3DLib.workflow import RunOptions, densify
+
+FIELDS = ("task", "setting", "seconds", "variant", "seed", "iou", "classes", "iterations", "wall")
+KEY = FIELDS[:5]
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--setting", default="main")
+    parser.add_argument("--hold-out", type=int, default=None)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("variants", nargs="+")
+    args = parser.parse_args()
+    tune_allocator()
+    wanted = [
+        {"task": task, "setting": args.setting, "seconds": f"{args.seconds:g}", "variant": variant, "seed": seed}
+        for seed in args.seeds.split(",") for task in args.tasks.split(",") for variant in args.variants
+    ]
+    for run in wanted:
+        if not _find(args.out, run):
+            _append(args.out, run | _measure(run, args.data, args.hold_out))
+    _print_table([row for run in wanted if (row := _find(args.out, run))], args.variants)
+
+
+def change_recipe(recipe: Recipe, variant: str) -> Recipe:
+    """``recipe`` with changes such as "dice=false augmentation.rotation=30"."""
+    for change in variant.split():
+        name, _, value = change.partition("=")
+        with contextlib.suppress(json.JSONDecodeError):  # what is no number or truth value is a word
+            value = json.loads(value)
+        if name.startswith("augmentation."):
+            field = name.removeprefix("augmentation.")
+            recipe = replace(recipe, augmentation=replace(recipe.augmentation, **{field: value}))
+        elif name != "base":
+            recipe = replace(recipe, **{name: value})
+    return recipe
+
+
+def _measure(run: dict, data: Path, hold_out: int | None) -> dict:
+    case, truth = load_task(TASKS[run["task"]], data, run["setting"])
+    recipe = replace(preset("balanced"), seconds=float(run["seconds"]), seed=int(run["seed"]))
+    reporter = CollectingReporter()
+    start = time.perf_counter()
+    options = RunOptions("cpu", hold_out=hold_out)
+    prediction, model = densify(case.volume, case.annotation, change_recipe(recipe, run["variant"]), options, reporter)
+    wall = time.perf_counter() - start
+    where = ~case.annotation.annotated
+    scores = score_segmentation(prediction.segmentation, truth, where, NEVER_ANNOTATED)
+    return {
+        "iou": f"{scores.mean_iou:.4f}",
+        "classes": " ".join(f"{c.iou:.3f}" for c in scores.classes),
+        "iterations": model.record["iterations"],
+        "wall": f"{wall:.0f}",
+    }
+
+
+def _find(path: Path, run: dict) -> dict | None:
+    if not path.exists():
+        return None
+    with path.open(newline="") as file:
+        return next((r for r in csv.DictReader(file) if all(r[k] == str(run[k]) for k in KEY)), None)
+
+
+def _append(path: Path, row: dict) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(row, flush=True)
+
+
+def _print_table(rows: list[dict], variants: list[str]) -> None:
+    print("| task | " + " | ".join(variants) + " |")
+    print("| --- |" + " --- |" * len(variants))
+    means: dict[str, list[float]] = {v: [] for v in variants}
+    for task in dict.fromkeys(r["task"] for r in rows):
+        cells = []
+        for variant in variants:
+            values = [float(r["iou"]) for r in rows if r["task"] == task and r["variant"] == variant]
+            means[variant].append(statistics.mean(values))
+            cells.append(", ".join(f"{v:.3f}" for v in values))
+        print(f"| {task} | " + " | ".join(cells) + " |")
+    print("| mean | " + " | ".join(f"{statistics.mean(means[v]):.3f}" for v in variants) + " |")
+
+
+if __name__ == "__main__":
+    main()
