@@ -4,8 +4,9 @@
         --tasks spine-ct,spine-mr --seeds 0,1 "dice=true" "dice=false"
 
 Each variant is a list of changes to the preset `balanced`, separated by blanks; `augmentation.` reaches what is
-inside, "base" changes nothing. ``--seconds`` is wall time for training and segmenting. A run whose row the CSV file
-has already is not repeated, so an interrupted comparison goes on. In the end prints a Markdown table: one row per task.
+inside, "base" changes nothing. ``--seconds`` is wall time for training and segmenting; ``--iterations`` makes a comparison
+independent of what else the machine does. A run whose row the CSV file has already is not repeated, so an interrupted
+comparison goes on. In the end prints a Markdown table: one row per task.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.recipe import Recipe, preset
 from SparseUNet3DLib.workflow import RunOptions, densify
 
-FIELDS = ("task", "setting", "seconds", "variant", "seed", "iou", "classes", "iterations", "wall")
+FIELDS = ("task", "setting", "budget", "variant", "seed", "iou", "classes", "iterations", "wall")
 KEY = FIELDS[:5]
 
 
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--iterations", type=int, help="that many training steps instead of --seconds")
     parser.add_argument("--setting", default="main")
     parser.add_argument("--hold-out", type=int, default=None)
     parser.add_argument("--tasks", default=",".join(TASKS))
@@ -44,8 +46,9 @@ def main() -> None:
     parser.add_argument("variants", nargs="+")
     args = parser.parse_args()
     tune_allocator()
+    budget = f"{args.iterations} steps" if args.iterations else f"{args.seconds:g} s"
     wanted = [
-        {"task": task, "setting": args.setting, "seconds": f"{args.seconds:g}", "variant": variant, "seed": seed}
+        {"task": task, "setting": args.setting, "budget": budget, "variant": variant, "seed": seed}
         for seed in args.seeds.split(",") for task in args.tasks.split(",") for variant in args.variants
     ]
     for run in wanted:
@@ -70,7 +73,9 @@ def change_recipe(recipe: Recipe, variant: str) -> Recipe:
 
 def _measure(run: dict, data: Path, hold_out: int | None) -> dict:
     case, truth = load_task(TASKS[run["task"]], data, run["setting"])
-    recipe = replace(preset("balanced"), seconds=float(run["seconds"]), seed=int(run["seed"]))
+    number, unit = run["budget"].split()
+    limits = {"seconds": None, "iterations": int(number)} if unit == "steps" else {"seconds": float(number)}
+    recipe = replace(preset("balanced"), seed=int(run["seed"]), **limits)
     reporter = CollectingReporter()
     start = time.perf_counter()
     options = RunOptions("cpu", hold_out=hold_out)
