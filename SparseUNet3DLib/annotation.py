@@ -29,6 +29,8 @@ class SparseAnnotation:
         segments: the structures, without the background.
         geometry: the grid of both arrays.
         planes: completely annotated planes, sorted; further voxels may be annotated besides.
+        held_out: those of the planes that the user wants held out for validation; None leaves it to
+            `holding_out.choose_held_out`.
     """
 
     labels: np.ndarray
@@ -36,6 +38,7 @@ class SparseAnnotation:
     segments: tuple[Segment, ...]
     geometry: Geometry
     planes: tuple[Plane, ...] = ()
+    held_out: tuple[Plane, ...] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:

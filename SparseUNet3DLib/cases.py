@@ -59,12 +59,15 @@ def harmonise(cases: Sequence[Case], warn: Callable[[str], None]) -> list[Case]:
 def split_held_out(cases: Sequence[Case], planes_per_case: int | None) -> tuple[list[Case], list[Case]]:
     """Cases to train on, and the same volumes with the planes held out for validation.
 
-    ``planes_per_case`` is the number of planes held out in each volume; None chooses about one in six.
+    ``planes_per_case`` is the number of planes held out in each volume; None takes those that its annotation
+    names, or else about one in six.
     Volumes without a held-out plane are left out of the second list.
     """
     training, validation = [], []
     for case in cases:
-        planes = choose_held_out(case.annotation, planes_per_case)
+        planes = case.annotation.held_out
+        if planes is None or planes_per_case is not None:
+            planes = choose_held_out(case.annotation, planes_per_case)
         if not planes:
             training.append(case)
             continue

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import re
+import shutil
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,6 +19,10 @@ from SparseUNet3DLib.errors import UsageError
 _MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_MAX = -1, -4  # numbers of glibc's malloc.h
 #: How much faster bfloat16 must be in the self-test to be preferred to float32.
 _WORTHWHILE = 1.1
+#: Operations per second that a mid-range GPU reaches in training a 3D U-Net, to compare a CPU with.
+_USUAL_GPU = 5e12
+#: Multiplications and additions in the convolution that is timed: forward, and two gradients.
+_CONVOLUTION_OPERATIONS = 3 * 2 * 16 * 16 * 27 * 32**3
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -49,6 +54,27 @@ def describe_device(device: torch.device) -> str:
     if device.type == "mps":
         return "GPU: Apple (Metal)"
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def explain_device(device: torch.device) -> str:
+    """The device in a sentence; of a CPU also how much slower than a GPU it is, and why no GPU is used."""
+    if device.type != "cpu":
+        return f"{describe_device(device)}."
+    speed = _CONVOLUTION_OPERATIONS / min(_time_convolution(device, t) for t in (torch.float32, torch.bfloat16))
+    ratio = float(f"{_USUAL_GPU / speed:.1g}")
+    slower = f"about {ratio:.0f} times slower than a usual GPU, because " if ratio > 1 else ""
+    return f"{describe_device(device)}: {slower}{_why_no_gpu()}."
+
+
+def _why_no_gpu() -> str:
+    if platform.system() == "Darwin":
+        working = torch.backends.mps.is_available()
+        return "Apple's GPU fails this program's self-test" if working else "this PyTorch cannot use Apple's GPU"
+    if torch.version.cuda is None and torch.version.hip is None:
+        if shutil.which("nvidia-smi"):
+            return "the installed PyTorch is a build without GPU support; reinstall it with the PyTorch extension"
+        return "no NVIDIA GPU was found"
+    return "PyTorch cannot use a GPU here (there is none, or its driver is missing or too old)"
 
 
 def available_memory(device: torch.device) -> int:

@@ -7,6 +7,7 @@ keeps them in a list.
 ===========  ==========================================================================================
 event        fields
 ===========  ==========================================================================================
+started      pid (of the process that does the work; the one that was started may be its launcher)
 plan         plan (the network's shape), lines (the same in words), device, memory_bytes (estimated), held_out
              ({volume name: [plane]})
 phase        phase (for example "reading", "training", "segmenting"), fraction (0..1 of this phase)
@@ -17,6 +18,7 @@ checkpoint   path, iteration
 preview      path, iteration
 warning      message
 done         outputs ({name: path}), scores, held_out_iou (None where nothing was held out)
+device       kind ("cpu", "cuda" or "mps"), sentence (which it is, and why a GPU is not used)
 error        message, exit_code, kind (name of the error's class)
 ===========  ==========================================================================================
 

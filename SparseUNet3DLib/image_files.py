@@ -106,9 +106,13 @@ def image_array(image: sitk.Image) -> np.ndarray:
 
 
 def write_image(
-    array: np.ndarray, geometry: Geometry, path: str | os.PathLike, metadata: Mapping[str, str] | None = None
+    array: np.ndarray,
+    geometry: Geometry,
+    path: str | os.PathLike,
+    metadata: Mapping[str, str] | None = None,
+    compress: bool = True,
 ) -> None:
-    """Write ``array`` (z, y, x) on ``geometry`` compressed; a file already there stays until all is written.
+    """Write ``array`` (z, y, x) on ``geometry``; a file already there stays until all is written.
 
     The grid comes back bit for bit from MetaImage, and from NRRD where it was read from NRRD; other
     grids NRRD rounds in the last bit. NIfTI stores single precision, so there it comes back to within
@@ -132,7 +136,7 @@ def write_image(
     with atomic_path(path) as temporary:
         try:
             with native_messages():
-                sitk.WriteImage(image, str(temporary), useCompression=True)
+                sitk.WriteImage(image, str(temporary), useCompression=compress)
         except RuntimeError as error:
             raise OutputError(
                 f"Cannot write '{path}': {_reason(error)}; check that the disk has space and the folder may be written."

@@ -59,7 +59,7 @@ def read_segmentation(path: str | os.PathLike) -> Segmentation:
     return Segmentation(labels, segments, geometry)
 
 
-def write_segmentation(segmentation: Segmentation, path: str | os.PathLike) -> None:
+def write_segmentation(segmentation: Segmentation, path: str | os.PathLike, compress: bool = True) -> None:
     """Write a .seg.nrrd file for Slicer, or for any other ending a label map with sidecar ``<stem>.json``.
 
     Files already there are replaced only when the new ones are complete.
@@ -78,11 +78,11 @@ def write_segmentation(segmentation: Segmentation, path: str | os.PathLike) -> N
     sidecar = sidecar_to_write(path)
     if sidecar is None:
         metadata = metadata_from_segments(segmentation.segments, segmentation.geometry.size, path)
-        write_image(labels, segmentation.geometry, path, metadata)
+        write_image(labels, segmentation.geometry, path, metadata, compress)
         return
     with atomic_path(sidecar) as temporary:
         temporary.write_text(sidecar_text(segmentation.segments), encoding="utf-8")
-        write_image(labels, segmentation.geometry, path)
+        write_image(labels, segmentation.geometry, path, compress=compress)
 
 
 def sidecar_to_write(path: str | os.PathLike) -> Path | None:

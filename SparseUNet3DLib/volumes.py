@@ -67,16 +67,18 @@ def read_volume(
     return Volume(array, geometries[0], names, volume_stem(files[0]), non_finite)
 
 
-def write_scalar_volume(array: np.ndarray, geometry: Geometry, path: str | os.PathLike) -> None:
+def write_scalar_volume(
+    array: np.ndarray, geometry: Geometry, path: str | os.PathLike, compress: bool = True
+) -> None:
     """Write ``array`` (z, y, x), for example a uint16 label map or float32 confidence, to ``path``.
 
-    The file is compressed, and replaces another one only when it is complete.
+    The file replaces another one only when it is complete.
 
     Raises:
         UsageError: the ending of ``path`` is not one of `image_files.WRITABLE_SUFFIXES`.
         OutputError: the file cannot be written, or its format does not keep the grid.
     """
-    write_image(array, geometry, path)
+    write_image(array, geometry, path, compress=compress)
 
 
 def _check_same_grid(files: list[Path], geometries: list[Geometry]) -> None:

@@ -30,7 +30,8 @@ from SparseUNet3DLib.device import (
     describe_device,
     memory_format,
 )
-from SparseUNet3DLib.errors import InputError, Interrupted, MemoryLimitError
+from SparseUNet3DLib.errors import InputError, Interrupted, MemoryLimitError, OutputError
+from SparseUNet3DLib.evaluation import confusion
 from SparseUNet3DLib.events import CollectingReporter, Reporter
 from SparseUNet3DLib.inference import InferenceSettings, Predictor, larger_tiles
 from SparseUNet3DLib.model_file import Model, adapt_weights
@@ -58,10 +59,13 @@ class Prediction:
     Attributes:
         segmentation: label map (z, y, x) uint16 with the model's segments, on the volume's grid.
         confidence: (z, y, x) uint8 in percent, 100 (1 - normalised entropy); 100 on the user's own voxels.
+        confusion: (z, y, x) uint8, where the network is right and wrong on the slices held out of training (see
+            `evaluation.confusion`); `densify` only.
     """
 
     segmentation: Segmentation
     confidence: np.ndarray
+    confusion: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -216,9 +220,10 @@ def segment(
         lambda message: reporter.emit("warning", message=message),
     )
     labels, confidence = predictor.segment(_segmenting(reporter, stop))
+    prediction = Prediction(Segmentation(labels, model.segments, volume.geometry), confidence)
     if keep is not None:
-        _keep_annotation(labels, confidence, model, keep)
-    return Prediction(Segmentation(labels, model.segments, volume.geometry), confidence)
+        _keep_annotation(prediction, model, keep)
+    return prediction
 
 
 def densify(
@@ -245,13 +250,24 @@ def densify(
         reserved = _seconds_to_segment(prepared, volume, recipe, settings) + time.perf_counter() - started
         recipe = replace(recipe, seconds=max(0.25 * recipe.seconds, recipe.seconds - reserved))
     model = _train(prepared, recipe, options, reporter, stop)
-    keep = annotation if keep_annotation else None
     try:
-        return segment(model, volume, options.device, settings, keep, reporter, stop), model
+        prediction = segment(model, volume, options.device, settings, reporter=reporter, stop=stop)
     except Interrupted as error:
         if options.folder is None:
             raise
         raise Interrupted(f"{error} The trained network is in '{options.folder}'; go on with --resume.") from None
+    prediction = replace(prediction, confusion=_confusion(prediction, prepared.validation))
+    if keep_annotation:
+        _keep_annotation(prediction, model, annotation)
+    return prediction, model
+
+
+def _confusion(prediction: Prediction, validation: Sequence[Case]) -> np.ndarray:
+    labels = prediction.segmentation.labels
+    if not validation:
+        return np.zeros(labels.shape, np.uint8)
+    truth = validation[0].annotation
+    return confusion(labels, truth.labels, truth.annotated)
 
 
 def _segmenting(reporter: Reporter, stop: StopRequest) -> Callable[[float], None]:
@@ -339,7 +355,12 @@ def _preview_writer(
             prepared.device, precision, InferenceSettings(overlap=0.0),
         )
         labels, _ = predictor.segment()
-        write_segmentation(Segmentation(labels, case.annotation.segments, case.volume.geometry), path)
+        try:
+            segmentation = Segmentation(labels, case.annotation.segments, case.volume.geometry)
+            write_segmentation(segmentation, path, compress=False)
+        except OutputError as error:  # for example while another program reads it; the next one may succeed
+            reporter.emit("warning", message=f"This preview is left out: {error}")
+            return
         reporter.emit("preview", path=str(path), iteration=iteration)
 
     return write
@@ -359,14 +380,14 @@ def _seconds_to_segment(
     return predictor.seconds_per_tile() * predictor.count_tiles()
 
 
-def _keep_annotation(labels: np.ndarray, confidence: np.ndarray, model: Model, keep: SparseAnnotation) -> None:
-    """Put the annotated voxels into ``labels`` as they were painted; segments are matched by name."""
+def _keep_annotation(prediction: Prediction, model: Model, keep: SparseAnnotation) -> None:
+    """Put the annotated voxels into the label map as they were painted; segments are matched by name."""
     values = {s.name: i + 1 for i, s in enumerate(model.segments)}
     table = np.array([0, *(values.get(s.name, 0) for s in keep.segments)], np.uint16)
     known = np.array([True, *(s.name in values for s in keep.segments)])
     kept = keep.annotated & known[keep.labels]
-    labels[kept] = table[keep.labels[kept]]
-    confidence[kept] = 100
+    prediction.segmentation.labels[kept] = table[keep.labels[kept]]
+    prediction.confidence[kept] = 100
 
 
 def _channel_names(cases: Sequence[Case]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise missing_package(error) from error
         args = make_parser().parse_args(arguments)
         reporter = make_reporter(args)
+        reporter.emit("started", pid=os.getpid())
         _run(args, reporter)
     except SparseUNetError as error:
         reporter.emit("error", message=str(error), exit_code=error.exit_code, kind=type(error).__name__)

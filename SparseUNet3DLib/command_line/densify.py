@@ -10,7 +10,7 @@ from SparseUNet3DLib.command_line.console import say
 from SparseUNet3DLib.command_line.options import make_recipe, read_annotation, read_image, read_segmentation_on
 from SparseUNet3DLib.command_line.outputs import check_outputs, run_folder
 from SparseUNet3DLib.dependencies import require_torch
-from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, match_segments, score_segmentation
+from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS, NEVER_ANNOTATED, match_segments, score_segmentation
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
@@ -27,6 +27,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
 
     outputs = {
         "segmentation": args.output, "model": args.model, "confidence": args.confidence, "pictures": args.pictures,
+        "confusion": args.confusion,
     }
     # A run that goes on finds its own preview.
     preview = None if args.resume else args.preview
@@ -47,11 +48,14 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             prediction, model = densify(
                 volume, annotation, recipe, options, reporter, stop, settings, keep_annotation=not args.repaint
             )
-        write_segmentation(prediction.segmentation, args.output)
+        write_segmentation(prediction.segmentation, args.output, args.compress)
         if args.model:
             model.save(args.model)
         if args.confidence:
-            write_scalar_volume(prediction.confidence, volume.geometry, args.confidence)
+            write_scalar_volume(prediction.confidence, volume.geometry, args.confidence, args.compress)
+        if args.confusion:
+            confusion = Segmentation(prediction.confusion.astype("uint16"), CONFUSION_SEGMENTS, volume.geometry)
+            write_segmentation(confusion, args.confusion, args.compress)
     scores = None
     if truth:
         scores = score_segmentation(prediction.segmentation, truth, ~annotation.annotated, NEVER_ANNOTATED)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from SparseUNet3DLib.annotated_slices import slices_in_file
 from SparseUNet3DLib.annotation import SparseAnnotation, from_painted, from_planes, from_scribbles, parse_planes
 from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.events import Reporter
@@ -53,16 +54,21 @@ def read_annotation(
     if args.scribbles and args.slices:
         raise UsageError("Give either --slices or --scribbles: with scribbles only painted voxels count.")
     segmentation = read_segmentation_on(on.geometry, path, reporter)
+    listed, listed_held_out = slices_in_file(path)
+    slices = args.slices or listed or ["auto"]
+    held_out = getattr(args, "held_out", None) or listed_held_out
     try:
-        return _as_meant(segmentation, args)
+        annotation = _as_meant(segmentation, slices, args)
+        if held_out is None or args.scribbles:
+            return annotation
+        return replace(annotation, held_out=parse_planes(held_out, annotation.labels.shape))
     except (InputError, UsageError) as error:
         raise type(error)(f"'{path}': {error}") from None
 
 
-def _as_meant(segmentation: Segmentation, args: argparse.Namespace) -> SparseAnnotation:
+def _as_meant(segmentation: Segmentation, slices: Sequence[str], args: argparse.Namespace) -> SparseAnnotation:
     if args.scribbles:
         return from_scribbles(segmentation, args.background)
-    slices = args.slices or ["auto"]
     planes = parse_planes([s for s in slices if s != "auto"], segmentation.labels.shape)
     if "auto" in slices:
         return from_painted(segmentation, planes, args.background)

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 
 import SparseUNet3DLib
-from SparseUNet3DLib.command_line import demo, densify, evaluate, info, segment, train
+from SparseUNet3DLib.command_line import demo, densify, device, evaluate, info, segment, train
 from SparseUNet3DLib.recipe import NETWORKS, PRESETS
 
 _SLICES_HELP = (
     "annotated slices, for example z:10,20 or y:33 or z:0-30:5 (repeatable; array axes z, y, x, counted from 0); "
     "'auto' finds them from the painted labels, and may be combined with slices on which nothing is to be seen. "
-    "Default: auto"
+    "Default: what the annotation's file lists, as Slicer's module writes it, else auto"
 )
 
 
@@ -31,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_segment(commands)
     _add_evaluate(commands)
     _add_info(commands)
+    _add_device(commands)
     _add_demo(commands)
     return parser
 
@@ -45,7 +46,12 @@ def _add_densify(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--truth", type=Path, help="dense segmentation to score the never annotated voxels against")
     parser.add_argument("--pictures", type=Path, help="also write a PNG of slices, annotation and result here")
     parser.add_argument("--preview", type=Path, help="rewrite this segmentation every so often while training")
+    parser.add_argument(
+        "--confusion", type=Path,
+        help="write true and false positives and false negatives on the held-out slices as segments",
+    )
     parser.add_argument("--repaint", action="store_true", help="let the network decide annotated voxels as well")
+    _add_compression_option(parser)
     _add_annotation_options(parser)
     _add_training_options(parser)
     _add_inference_options(parser)
@@ -77,6 +83,7 @@ def _add_segment(commands: argparse._SubParsersAction) -> None:
     target.add_argument("--output-folder", type=Path, help="folder to write NAME.seg.nrrd into for every volume")
     parser.add_argument("--confidence", action="store_true", help="write NAME.confidence.nrrd beside each result")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    _add_compression_option(parser)
     _add_inference_options(parser)
     _add_common_options(parser)
 
@@ -100,6 +107,12 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("model", type=Path, help="model to describe")
     parser.add_argument("--json", action="store_true", help="print the header as JSON instead")
     parser.set_defaults(progress="terminal")
+
+
+def _add_device(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "device", device.run, "say which device would be used, and how fast it is")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    _add_progress_option(parser)
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
@@ -128,7 +141,9 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--iterations", type=int, help="number of training steps instead of a time budget")
     group.add_argument("--network", choices=NETWORKS, help="network instead of the preset's")
     group.add_argument("--mirror", default="", metavar="AXES", help="axes along which mirroring is allowed, e.g. xy")
-    group.add_argument("--hold-out", type=int, metavar="N", help="slices per volume held out for validation")
+    held_out = group.add_mutually_exclusive_group()
+    held_out.add_argument("--hold-out", type=int, metavar="N", help="slices per volume held out for validation")
+    held_out.add_argument("--held-out", action="append", metavar="SLICES", help="these slices, for example z:10,20")
     group.add_argument("--plan", action="append", default=[], metavar="KEY=VALUE", help=(
         "override the plan: patch_size=32x96x96, batch_size=1, widths=16,32,64 or strides=1x2x2,2x2x2"))
     group.add_argument("--precision", choices=("auto", "float32"), help="number format of the network")
@@ -151,12 +166,22 @@ def _add_inference_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--average-mirrored", default="", metavar="AXES", help="average over mirrorings of these axes")
 
 
+def _add_compression_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--uncompressed", dest="compress", action="store_false", help="write larger files, which are faster to read"
+    )
+
+
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    _add_progress_option(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output files")
+
+
+def _add_progress_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", choices=("terminal", "jsonl", "none"), default="terminal",
         help="terminal: for a person (default); jsonl: a JSON object per line on standard output; none: problems only",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace existing output files")
 
 
 def _command(commands: argparse._SubParsersAction, name: str, run: object, summary: str) -> argparse.ArgumentParser:

@@ -45,10 +45,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             failed.append(str(files[0]))
             reporter.emit("warning", message=f"'{files[0]}' was left out: {error}")
             continue
-        write_segmentation(prediction.segmentation, target)
+        write_segmentation(prediction.segmentation, target, args.compress)
         outputs[volume.name] = str(target)
         if args.confidence:
-            write_scalar_volume(prediction.confidence, volume.geometry, _confidence_path(target))
+            write_scalar_volume(prediction.confidence, volume.geometry, _confidence_path(target), args.compress)
     if failed:
         raise InputError(f"{len(failed)} of {len(volumes)} volumes could not be segmented: {', '.join(failed)}.")
     reporter.emit("done", outputs=outputs, scores=None, held_out_iou=None)
