@@ -30,7 +30,7 @@ _SIGHT = 5.0
 _REPULSION = 0.4
 #: Length over which a curve forgets how it bends, and the radii change.
 _MEMORY = 10.0
-#: Share of the box which tubules should fill, and attempts for each that would fit.
+#: Share of the box at which it is full, which few reach, and attempts for each tubule that would fit.
 _FILLING = 0.42
 _ATTEMPTS = 60
 _MOST_POINTS = 1000
@@ -65,7 +65,7 @@ class Nearest:
 
 
 def make_tubules(rng: np.random.Generator, extent: Sequence[float]) -> list[Tubule]:
-    """One or more tubules that pass through a box from (0, 0, 0) to ``extent`` and fill some 40 % of it.
+    """One or more tubules that pass through a box from (0, 0, 0) to ``extent`` and fill some 30 % of it.
 
     None of them ends or touches another, or another winding of its own, inside the box.
     """
@@ -94,7 +94,7 @@ def nearest_tubule(tubules: Sequence[Tubule], coordinates: Sequence[np.ndarray])
     outer = [np.interp(t, s, tubule.outer) for tubule, s, t in zip(tubules, known, fine, strict=True)]
     lumen = [np.interp(t, s, tubule.lumen) for tubule, s, t in zip(tubules, known, fine, strict=True)]
     voxels = np.stack(np.meshgrid(*coordinates, indexing="ij"), axis=-1)
-    distance, nearest = KDTree(np.concatenate(points)).query(voxels)
+    distance, nearest = KDTree(np.concatenate(points), leafsize=20).query(voxels, workers=-1)
     return Nearest(index[nearest], distance, np.concatenate(outer)[nearest], np.concatenate(lumen)[nearest])
 
 
