@@ -1,0 +1,272 @@
+"""The section "Annotate": the segment editor, and the table of slices that fills itself while one paints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from SparseUNet3DLib.errors import SparseUNetError
+from SparseUNet3DModule.background import Background
+from SparseUNet3DModule.navigation import goTo, planeShown, sliceNodes
+from SparseUNet3DModule.painted import paintedOn
+from SparseUNet3DModule.slices import TRAIN, USES, SliceOverview, overview
+
+_EFFECTS = ("Paint", "Draw", "Erase", "Level tracing", "Scissors", "Islands", "Smoothing", "Threshold")
+_EDITOR_TAG = "SparseUNet3D"
+#: Milliseconds without painting before the slices are looked for again, and between looks at the thread.
+_QUIET_MS, _POLL_MS = 400, 50
+_SHORTCUTS = (("Ctrl+Return", "complete"), ("Ctrl+PgUp", "previous"), ("Ctrl+PgDown", "next"))
+
+
+class AnnotateSection:
+    """Keeps the table in step with the painting; computes it in a thread, as large volumes take a while.
+
+    Attributes:
+        overview: what is annotated, as of the last look.
+    """
+
+    def __init__(self, panel: Any) -> None:
+        self._panel, self._ui = panel, panel.ui
+        self.overview = SliceOverview()
+        self.heldOutByProgram: set[str] = set()
+        self._background = Background()
+        self._observed: list[tuple[Any, int]] = []
+        self._shortcuts: list[Any] = []
+        self._offsets: dict[str, float] = {}
+        self._isEntered = False
+        self._timer = qt.QTimer()
+        self._timer.connect("timeout()", self._onTimer)
+        ui = self._ui
+        ui.segmentEditorWidget.setEffectNameOrder(list(_EFFECTS))
+        ui.segmentEditorWidget.maximumNumberOfUndoStates = 5
+        ui.segmentEditorWidget.undoEnabled = True
+        ui.sliceTable.connect("cellClicked(int,int)", self._onCell)
+        ui.sliceTable.horizontalHeader().setStretchLastSection(False)
+        ui.sliceTable.horizontalHeader().setSectionResizeMode(2, qt.QHeaderView.Stretch)
+        ui.sliceTable.verticalHeader().setVisible(False)
+        ui.completeButton.connect("clicked()", self.declareComplete)
+        ui.previousButton.connect("clicked()", lambda: self.goToNeighbour(-1))
+        ui.nextButton.connect("clicked()", lambda: self.goToNeighbour(1))
+        ui.scribblesCheckBox.connect("toggled(bool)", self._onScribbles)
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """The module is opened: shortcuts and the segment editor come alive."""
+        self._isEntered = True
+        self._ui.segmentEditorWidget.setupViewObservations()
+        self._ui.segmentEditorWidget.installKeyboardShortcuts()
+        actions = {
+            "complete": self.declareComplete,
+            "previous": lambda: self.goToNeighbour(-1),
+            "next": lambda: self.goToNeighbour(1),
+        }
+        window = slicer.util.mainWindow()
+        if window is not None and not self._shortcuts:
+            for keys, action in _SHORTCUTS:
+                shortcut = qt.QShortcut(qt.QKeySequence(keys), window)
+                shortcut.connect("activated()", actions[action])
+                self._shortcuts.append(shortcut)
+        self._fillViews()
+        self.update()
+
+    def exit(self) -> None:
+        """The module is left: nothing may react to keys or the mouse any more."""
+        self._isEntered = False
+        self._ui.segmentEditorWidget.setActiveEffectByName("")
+        self._ui.segmentEditorWidget.uninstallKeyboardShortcuts()
+        self._ui.segmentEditorWidget.removeViewObservations()
+        for shortcut in self._shortcuts:
+            shortcut.disconnect("activated()")
+            shortcut.setParent(None)
+            shortcut.deleteLater()
+        self._shortcuts = []
+
+    def update(self) -> None:
+        """Show the parameters; look again at what is painted."""
+        parameters, ui = self._panel.parameters, self._ui
+        annotation = parameters.annotation if parameters is not None else None
+        volume = parameters.volume if parameters is not None else None
+        self._observe(annotation)
+        ready = annotation is not None and volume is not None and volume.GetImageData() is not None
+        ui.segmentEditorWidget.enabled = ready and not self._panel.isBusy
+        for widget in (ui.completeButton, ui.previousButton, ui.nextButton, ui.viewSelector):
+            widget.enabled = ready
+        if parameters is None:
+            self._timer.stop()
+            ui.sliceTable.setRowCount(0)
+            return
+        ui.scribblesCheckBox.checked = parameters.scribbles
+        if self._isEntered:
+            self._showInEditor(annotation, volume)
+        self._lookSoon()
+
+    def _showInEditor(self, annotation: Any, volume: Any) -> None:
+        editor = self._ui.segmentEditorWidget
+        node = slicer.mrmlScene.GetSingletonNode(_EDITOR_TAG, "vtkMRMLSegmentEditorNode")
+        if node is None:
+            node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
+            node.UnRegister(None)
+            node.SetSingletonTag(_EDITOR_TAG)
+            node = slicer.mrmlScene.AddNode(node)
+        if editor.mrmlSegmentEditorNode() is not node:
+            editor.setMRMLSegmentEditorNode(node)
+        if editor.segmentationNode() is not annotation:
+            editor.setSegmentationNode(annotation)
+        if editor.sourceVolumeNode() is not volume:
+            editor.setSourceVolumeNode(volume)
+
+    # -- looking at what is painted --------------------------------------------------------------------------
+
+    def _observe(self, annotation: Any) -> None:
+        segmentation = annotation.GetSegmentation() if annotation is not None else None
+        if self._observed and self._observed[0][0] is segmentation:
+            return
+        for observed, tag in self._observed:
+            observed.RemoveObserver(tag)
+        self._observed = []
+        if segmentation is not None:
+            kind = slicer.vtkSegmentation
+            for event in (
+                kind.SourceRepresentationModified, kind.SegmentAdded, kind.SegmentRemoved, kind.SegmentModified
+            ):
+                self._observed.append((segmentation, segmentation.AddObserver(event, self._onPainted)))
+
+    def _onPainted(self, _caller: Any, _event: str) -> None:
+        self._lookSoon()
+
+    def _lookSoon(self) -> None:
+        self._timer.start(_QUIET_MS)
+
+    def _onTimer(self) -> None:
+        if not self._background.isBusy:
+            self._look()
+            return
+        if not self._background.isReady():
+            return
+        self._timer.stop()
+        try:
+            self.showOverview(self._background.fetch())
+        except Exception as error:
+            self.showOverview(SliceOverview(problem=str(error)))
+
+    def _look(self) -> None:
+        parameters = self._panel.parameters
+        self._timer.stop()
+        if parameters is None or parameters.annotation is None or not self._panel.channels():
+            self.showOverview(SliceOverview())
+            return
+        if self._panel.data.problem():
+            self.showOverview(SliceOverview())
+            return
+        try:
+            painted = paintedOn(parameters.annotation, parameters.volume)
+        except SparseUNetError as error:
+            self.showOverview(SliceOverview(problem=str(error)))
+            return
+        self._background.start(
+            overview, painted, list(parameters.completeSlices), dict(parameters.sliceUse), parameters.scribbles
+        )
+        self._timer.start(_POLL_MS)
+
+    # -- the table -------------------------------------------------------------------------------------------
+
+    def showOverview(self, found: SliceOverview) -> None:
+        """Fill the table and the line below it."""
+        self.overview = found
+        table = self._ui.sliceTable
+        table.setRowCount(len(found.rows))
+        for number, row in enumerate(found.rows):
+            names = ", ".join(row.segments) or _("nothing (background)")
+            texts = (f"{row.orientation} {row.plane.index}", f"{row.position:.1f} mm", names)
+            for column, text in enumerate(texts):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(_("Array slice {plane}").format(plane=row.plane))
+                table.setItem(number, column, item)
+            table.setCellWidget(number, 3, self._useSelector(str(row.plane), row.use))
+        table.resizeColumnsToContents()
+        self._ui.sliceMessage.text = self._message()
+        self._panel.train.updateButtons()
+
+    def _useSelector(self, plane: str, use: str) -> Any:
+        selector = qt.QComboBox()
+        for value in USES:
+            selector.addItem(_(value), value)
+        if use == TRAIN and plane in self.heldOutByProgram:
+            selector.setItemText(0, _("held out (automatic)"))
+        selector.setCurrentIndex(USES.index(use))
+        selector.toolTip = _(
+            "Slices that are held out measure how good the result is. If you choose none, the program holds out about "
+            "one in six."
+        )
+        selector.connect("currentIndexChanged(int)", lambda index, plane=plane: self._onUse(plane, USES[index]))
+        return selector
+
+    def _message(self) -> str:
+        found = self.overview
+        lines = []
+        if found.shares:
+            parts = [f"{name} {100 * share:.2g} %" for name, share in found.shares.items()]
+            total = 100 * sum(found.shares.values())
+            lines.append(_("{total:.2g} % of the volume is annotated: {parts}.").format(
+                total=total, parts=", ".join(parts)))
+        if found.problem:
+            lines.append(found.problem)
+        return " ".join(lines)
+
+    def showHeldOut(self, planes: set[str]) -> None:
+        """Mark the slices that the program chose to hold out."""
+        self.heldOutByProgram = planes
+        self.showOverview(self.overview)
+
+    # -- what the user does ----------------------------------------------------------------------------------
+
+    def declareComplete(self) -> None:
+        """The slice shown in the chosen view is annotated completely; pressed again on it, it is not."""
+        parameters = self._panel.parameters
+        nodes = {node.GetName(): node for node in sliceNodes()}
+        node = nodes.get(self._ui.viewSelector.currentText)
+        if parameters is None or parameters.volume is None or node is None:
+            return
+        try:
+            plane = str(planeShown(node, parameters.volume))
+        except SparseUNetError as error:
+            self._ui.sliceMessage.text = str(error)
+            return
+        declared = list(parameters.completeSlices)
+        parameters.completeSlices = [p for p in declared if p != plane] if plane in declared else [*declared, plane]
+
+    def goToNeighbour(self, step: int) -> None:
+        """Go to the next (1) or previous (-1) annotated slice."""
+        count = len(self.overview.rows)
+        if not count:
+            return
+        row = self._ui.sliceTable.currentRow()
+        row = (row + step) % count if row >= 0 else (0 if step > 0 else count - 1)
+        self._ui.sliceTable.setCurrentCell(row, 0)
+        self._onCell(row, 0)
+
+    def _onCell(self, row: int, _column: int) -> None:
+        parameters = self._panel.parameters
+        if parameters is not None and parameters.volume is not None and row < len(self.overview.rows):
+            goTo(self.overview.rows[row].plane, parameters.volume)
+
+    def _onUse(self, plane: str, use: str) -> None:
+        parameters = self._panel.parameters
+        if parameters is not None:
+            uses = {p: u for p, u in dict(parameters.sliceUse).items() if p != plane}
+            parameters.sliceUse = uses if use == TRAIN else {**uses, plane: use}
+
+    def _onScribbles(self, checked: bool) -> None:
+        if self._panel.parameters is not None:
+            self._panel.parameters.scribbles = checked
+
+    def _fillViews(self) -> None:
+        selector = self._ui.viewSelector
+        names = [node.GetName() for node in sliceNodes()]
+        if [selector.itemText(n) for n in range(selector.count)] != names:
+            selector.clear()
+            selector.addItems(names)

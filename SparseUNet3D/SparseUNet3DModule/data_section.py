@@ -1,0 +1,106 @@
+"""The section "Data": volume, further channels, annotation, sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from SparseUNet3DLib.errors import SparseUNetError
+from SparseUNet3DModule.sample_data import loadSample
+from SparseUNet3DModule.volumes import checkChannels
+
+
+class DataSection:
+    """Chooses what to work on, and says at once when it does not fit together."""
+
+    def __init__(self, panel: Any) -> None:
+        self._panel, self._ui = panel, panel.ui
+        self._updating = False
+        ui = self._ui
+        ui.volumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onVolume)
+        ui.channelSelector.connect("checkedNodesChanged()", self._onChannels)
+        ui.annotationSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onAnnotation)
+        ui.annotationSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onAnnotationAdded)
+        ui.sampleButton.connect("clicked()", self._onSample)
+
+    def enter(self) -> None:
+        """Take the volume that the user looks at, if none is chosen."""
+        parameters = self._panel.parameters
+        if parameters is None or parameters.volume is not None:
+            return
+        node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+        if node is not None and not node.IsA("vtkMRMLLabelMapVolumeNode"):
+            parameters.volume = node
+
+    def update(self) -> None:
+        """Show the parameters."""
+        parameters, ui = self._panel.parameters, self._ui
+        for widget in (ui.volumeSelector, ui.channelSelector, ui.annotationSelector, ui.sampleButton):
+            widget.enabled = parameters is not None and not self._panel.isBusy
+        if parameters is None:
+            return
+        self._updating = True
+        ui.volumeSelector.setCurrentNode(parameters.volume)
+        ui.annotationSelector.setCurrentNode(parameters.annotation)
+        checked = {node.GetID() for node in parameters.furtherChannels if node is not None}
+        for n in range(ui.channelSelector.nodeCount()):
+            node = ui.channelSelector.nodeFromIndex(n)
+            isMain = node is parameters.volume
+            (ui.channelSelector.check if node.GetID() in checked and not isMain else ui.channelSelector.uncheck)(node)
+            ui.channelSelector.setUserCheckable(node, not isMain)
+        self._updating = False
+        ui.dataMessage.text = self.problem()
+        ui.dataMessage.visible = bool(ui.dataMessage.text)
+
+    def problem(self) -> str:
+        """What keeps the chosen volumes from being used, in one sentence; "" if nothing does."""
+        channels = self._panel.channels()
+        if not channels:
+            return ""
+        try:
+            checkChannels(channels)
+        except SparseUNetError as error:
+            return str(error)
+        return ""
+
+    def _onVolume(self, node: slicer.vtkMRMLNode | None) -> None:
+        if self._updating or self._panel.parameters is None:
+            return
+        self._panel.parameters.volume = node
+        if node is not None and node.GetImageData() is not None:
+            slicer.util.setSliceViewerLayers(background=node)
+
+    def _onChannels(self) -> None:
+        if self._updating or self._panel.parameters is None:
+            return
+        volume = self._panel.parameters.volume
+        self._panel.parameters.furtherChannels = [n for n in self._ui.channelSelector.checkedNodes() if n is not volume]
+
+    def _onAnnotation(self, node: slicer.vtkMRMLNode | None) -> None:
+        if self._updating or self._panel.parameters is None:
+            return
+        self._panel.parameters.annotation = node
+
+    def _onAnnotationAdded(self, node: slicer.vtkMRMLNode) -> None:
+        """A new annotation lies on the volume's grid."""
+        volume = self._panel.parameters.volume if self._panel.parameters is not None else None
+        if volume is None or volume.GetImageData() is None:
+            return
+        node.SetName(slicer.mrmlScene.GenerateUniqueName(_("{name} annotation").format(name=volume.GetName())))
+        node.CreateDefaultDisplayNodes()
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+
+    def _onSample(self) -> None:
+        self._ui.sampleButton.enabled = False
+        *channels, annotation = loadSample()
+        parameters = self._panel.parameters
+        if parameters is None:
+            return
+        parameters.volume = channels[0]
+        parameters.furtherChannels = channels[1:]
+        parameters.annotation = annotation
+        slicer.util.setSliceViewerLayers(background=channels[0], fit=True)
+        self._panel.update()

@@ -1,0 +1,176 @@
+"""One run from Slicer to the worker and back, in steps that never block the window.
+
+Handing volumes over and taking results back are generators, of which a timer runs a step at a time; in between
+the worker runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+
+from SparseUNet3DLib.errors import SparseUNetError
+from SparseUNet3DModule.worker import Worker
+
+#: Exit code of a worker that stopped as asked.
+INTERRUPTED = 130
+#: Milliseconds of work per tick of the timer, and between two ticks.
+_WORK_MS, _PAUSE_MS = 30, 10
+#: Seconds that a worker gets to stop by itself before it is ended.
+_PATIENCE = 10.0
+_LOG_TAIL = 30
+
+
+class Job:
+    """One run.
+
+    Attributes:
+        folder: where inputs, results, checkpoint and model lie.
+        stopFile: file by which the worker can be asked to stop; None for tasks that are simply ended.
+        state: "handing over", "running", "taking back" or "ended".
+        error: one sentence, if it failed or was stopped; else "".
+        interrupted: whether it ended because it was asked to.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stopFile: Path | None,
+        arguments: Sequence[str],
+        handOver: Iterator[float],
+        takeBack: Callable[[dict[str, Any]], Iterator[float]],
+        onEvent: Callable[[dict[str, Any]], None],
+        onEnd: Callable[[Job], None],
+    ) -> None:
+        self.folder, self.state, self.error, self.interrupted = folder, "handing over", "", False
+        self._stopFile, self._arguments, self._takeBack = stopFile, arguments, takeBack
+        self._onEvent, self._onEnd = onEvent, onEnd
+        self._steps: Iterator[float] = handOver
+        self._asked = ""
+        self._giveUpAt: float | None = None
+        self._done: dict[str, Any] = {}
+        self._worker = Worker(self._onWorkerEvent, self._onWorkerEnd)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_PAUSE_MS)
+        self._timer.connect("timeout()", self._tick)
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._timer.start()
+
+    def finishEarly(self) -> None:
+        """Ask to end training now, keep the best so far, and segment with it."""
+        self._ask("finish")
+
+    def interrupt(self) -> None:
+        """Ask to keep a checkpoint and leave; who does not leave in ten seconds is ended."""
+        self._giveUpAt = time.monotonic() + _PATIENCE
+        self._ask("interrupt")
+        if self.state == "handing over":
+            self._end("Stopped before the training began.", interrupted=True)
+
+    def endNow(self, milliseconds: int = 2000) -> None:
+        """Leave within ``milliseconds``, with a checkpoint if the worker manages; for an application that closes."""
+        if self._worker.isRunning:
+            self._ask("interrupt")
+            if not self._worker.waitForEnd(milliseconds):
+                self._worker.kill()
+                self._worker.waitForEnd(milliseconds)
+        if self.state != "ended":
+            self._end("Stopped, because Slicer is closing.", interrupted=True)
+
+    @property
+    def log(self) -> list[str]:
+        """What the worker said besides events."""
+        return self._worker.log
+
+    @property
+    def pids(self) -> set[int]:
+        """Process identifiers of the worker."""
+        return self._worker.pids
+
+    def wait(self) -> None:
+        """Block until all is done; the window stays alive."""
+        while self.state != "ended":
+            slicer.app.processEvents()
+            time.sleep(0.005)
+
+    def _ask(self, kind: str) -> None:
+        self._asked = kind
+        self._writeStopFile()
+
+    def _writeStopFile(self) -> None:
+        try:
+            if self._stopFile is not None:
+                self._stopFile.write_text(self._asked, encoding="utf-8")
+                return
+        except OSError:
+            logging.exception("The worker cannot be asked to stop, so it is ended")
+        self._giveUpAt = time.monotonic()
+
+    def _tick(self) -> None:
+        if self.state == "running":
+            if self._giveUpAt is not None and time.monotonic() > self._giveUpAt:
+                self._worker.kill()
+            return
+        until = time.monotonic() + _WORK_MS / 1000
+        phase = "handing over the volume" if self.state == "handing over" else "taking back the result"
+        try:
+            while time.monotonic() < until:
+                fraction = next(self._steps)
+                self._onEvent({"event": "phase", "phase": phase, "fraction": fraction})
+        except StopIteration:
+            self._advance()
+        except (SparseUNetError, OSError, MemoryError) as error:
+            self._end(str(error) or "Memory ran out.")
+
+    def _advance(self) -> None:
+        if self.state == "handing over":
+            self.state = "running"
+            self._worker.start(self._arguments)
+        else:
+            self._end("")
+
+    def _onWorkerEvent(self, event: dict[str, Any]) -> None:
+        if event["event"] == "plan" and self._asked:
+            self._writeStopFile()  # one that was there before the worker is taken for an old one
+        if event["event"] == "done":
+            self._done = event
+        if event["event"] == "error":
+            self.error = event["message"]
+        self._onEvent(event)
+
+    def _onWorkerEnd(self, exitCode: int) -> None:
+        if self.state == "ended":
+            return
+        if exitCode == 0:
+            self._steps, self.state = self._takeBack(self._done), "taking back"
+            return
+        if self._asked == "interrupt" or exitCode == INTERRUPTED:
+            self._end(self.error or "Stopped as asked.", interrupted=True)
+            return
+        self._end(self.error or self._causeOfDeath(exitCode))
+
+    def _causeOfDeath(self, exitCode: int) -> str:
+        tail = "\n".join(self.log[-_LOG_TAIL:])
+        if "MemoryError" in tail or "out of memory" in tail.lower():
+            return "Memory ran out; close other programs, or use a smaller volume."
+        if exitCode < 0 and self.log and "could not be started" in self.log[-1]:
+            return f"The worker process did not start. {self.log[-1]}"
+        if exitCode < 0 or exitCode >= 128:
+            return (
+                "The worker process was ended by the system or another program, often because memory ran out; "
+                "close other programs and press Continue."
+            )
+        return f"The worker process ended unexpectedly (exit code {exitCode}); its last words are in the log."
+
+    def _end(self, error: str, interrupted: bool = False) -> None:
+        self._timer.stop()
+        self.state, self.error, self.interrupted = "ended", error, interrupted
+        self._onEnd(self)

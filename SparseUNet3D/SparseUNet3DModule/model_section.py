@@ -1,0 +1,131 @@
+"""The section "Model": keep it, load it, apply it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from SparseUNet3DLib.atomic import atomic_path
+from SparseUNet3DLib.errors import SparseUNetError
+from SparseUNet3DLib.image_files import SUPPORTED_SUFFIXES
+from SparseUNet3DModule.tasks import Outcome
+
+_FILTER = "*.safetensors"
+
+
+class ModelSection:
+    """Shows the parameters' model."""
+
+    def __init__(self, panel: Any) -> None:
+        self._panel, self._ui = panel, panel.ui
+        self._shown = ""
+        ui = self._ui
+        ui.saveModelButton.connect("clicked()", self._onSave)
+        ui.loadModelButton.connect("clicked()", self._onLoad)
+        ui.applyButton.connect("clicked()", self.onApply)
+        ui.applyManyButton.connect("clicked()", self.onApplyMany)
+        ui.applyFolderButton.connect("clicked()", self.onApplyFolder)
+        ui.applySelector.connect("checkedNodesChanged()", self.update)
+
+    def enter(self) -> None:
+        """Nothing to do: `update` shows all there is."""
+
+    def update(self) -> None:
+        """Show the parameters."""
+        parameters, ui = self._panel.parameters, self._ui
+        path = parameters.modelPath if parameters is not None else ""
+        exists = bool(path) and Path(path).exists()
+        ready = exists and not self._panel.isBusy
+        ui.modelLabel.text = (
+            _("No model yet: train one, or load one.") if not path
+            else path if exists else _("The model file '{path}' is gone; load another.").format(path=path)
+        )
+        ui.saveModelButton.enabled = exists
+        ui.loadModelButton.enabled = parameters is not None and not self._panel.isBusy
+        ui.applyButton.enabled = ready and parameters.volume is not None and not self._panel.data.problem()
+        ui.applyManyButton.enabled = ready and not ui.applySelector.noneChecked()
+        ui.applyFolderButton.enabled = ready
+        if path != self._shown:
+            ui.modelCard.plainText = ""
+            self._shown = path
+
+    def load(self, path: str) -> None:
+        """Show the card of a model and use it from now on."""
+        try:
+            card = self._panel.logic.modelCard(path)
+        except (SparseUNetError, RuntimeError) as error:
+            self._panel.train.showProblem(str(error))
+            return
+        self._panel.parameters.modelPath = path
+        self._shown = path
+        self._ui.modelCard.plainText = card["text"]
+
+    def save(self, path: str) -> None:
+        """Copy the present model to ``path``; a file there is replaced only when all is written."""
+        target = Path(path if path.endswith(".safetensors") else f"{path}.safetensors")
+        try:
+            with atomic_path(target) as temporary:
+                shutil.copyfile(self._panel.parameters.modelPath, temporary)
+        except SparseUNetError as error:
+            self._panel.train.showProblem(str(error))
+            return
+        self._panel.parameters.modelPath = str(target)
+        self._ui.statusLabel.text = _("The model is saved as '{path}'.").format(path=target)
+
+    def onApply(self) -> None:
+        """Segment the chosen volume with its channels."""
+        self._apply([self._panel.channels()], confidence=True)
+
+    def onApplyMany(self) -> None:
+        """Segment all checked volumes."""
+        self._apply([[node] for node in self._ui.applySelector.checkedNodes()], confidence=False)
+
+    def onApplyFolder(self) -> None:
+        """Segment all volume files of one folder into another."""
+        parameters, ui = self._panel.parameters, self._ui
+        source, target = Path(ui.inputFolderButton.directory), ui.outputFolderButton.directory
+        files = sorted(f for f in source.glob("*") if f.is_file() and f.name.lower().endswith(SUPPORTED_SUFFIXES))
+        self._panel.run(
+            self._panel.logic.segmentFiles, parameters.modelPath, files, target, parameters.device,
+            onEnd=self._tellFiles,
+        )
+
+    def _apply(self, volumes: list[list[Any]], confidence: bool) -> None:
+        parameters = self._panel.parameters
+        self._panel.run(
+            self._panel.logic.segment, parameters.modelPath, volumes, parameters.device, confidence,
+            onEnd=self._take,
+        )
+
+    def _take(self, outcome: Outcome) -> None:
+        if outcome.error:
+            return
+        parameters = self._panel.parameters
+        last = slicer.mrmlScene.GetNodeByID(outcome.segmentations[-1])
+        parameters.heldOutIou = {}
+        parameters.result = last
+        if outcome.confidences:
+            parameters.confidence = slicer.mrmlScene.GetNodeByID(outcome.confidences[-1])
+
+    def _tellFiles(self, outcome: Outcome) -> None:
+        if not outcome.error:
+            self._ui.statusLabel.text = _("{count} segmentations were written to '{folder}'.").format(
+                count=len(outcome.files), folder=self._ui.outputFolderButton.directory
+            )
+
+    def _onLoad(self) -> None:
+        filters = _("Models ({filter})").format(filter=_FILTER)
+        path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Load model"), "", filters)
+        if path:
+            self.load(path)
+
+    def _onSave(self) -> None:
+        filters = _("Models ({filter})").format(filter=_FILTER)
+        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Save model"), "model.safetensors", filters)
+        if path:
+            self.save(path)

@@ -1,0 +1,77 @@
+"""Between slice views and array planes: which slice a view shows, and how to go to one."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import vtk
+
+from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.plane_detection import Plane
+
+#: Share of a voxel by which a view may be tilted across the volume and still count as showing one slice.
+_TILT = 0.5
+
+
+def sliceNodes() -> list[slicer.vtkMRMLSliceNode]:
+    """The slice views' nodes, in the order of the layout."""
+    manager = slicer.app.layoutManager()
+    if manager is None:
+        return []
+    return [manager.sliceWidget(name).mrmlSliceNode() for name in manager.sliceViewNames()]
+
+
+def planeShown(sliceNode: slicer.vtkMRMLSliceNode, volumeNode: slicer.vtkMRMLVolumeNode) -> Plane:
+    """The slice of the volume that a view shows.
+
+    Raises:
+        InputError: the view is tilted against the volume's slices, or shows none of them.
+    """
+    toIjk = np.linalg.inv(_ijkToWorld(volumeNode)) @ slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())
+    shape = volumeNode.GetImageData().GetDimensions()
+    normal = np.cross(toIjk[:3, 0], toIjk[:3, 1])
+    normal /= np.linalg.norm(normal)
+    column = int(np.argmax(np.abs(normal)))
+    others = [c for c in range(3) if c != column]
+    drift = sum(abs(normal[c] / normal[column]) * shape[c] for c in others)
+    if drift > _TILT:
+        raise InputError(
+            f"The {sliceNode.GetName()} view is tilted against the volume's slices; press 'Rotate to volume plane' in "
+            "its controller, or choose another view."
+        )
+    index = round(float(toIjk[column, 3]))
+    if not 0 <= index < shape[column]:
+        raise InputError(f"The {sliceNode.GetName()} view shows no slice of '{volumeNode.GetName()}'; move it there.")
+    return Plane(2 - column, index)
+
+
+def goTo(plane: Plane, volumeNode: slicer.vtkMRMLVolumeNode) -> None:
+    """Move every slice view that runs along the plane to it."""
+    column, shape = 2 - plane.axis, volumeNode.GetImageData().GetDimensions()
+    middle = [(n - 1) / 2 for n in shape]
+    middle[column] = plane.index
+    matrix = _ijkToWorld(volumeNode)
+    target = (matrix @ [*middle, 1.0])[:3]
+    others = [c for c in range(3) if c != column]
+    normal = np.cross(matrix[:3, others[0]], matrix[:3, others[1]])
+    normal /= np.linalg.norm(normal)
+    alignments = [
+        (abs(float(normal @ slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())[:3, 2])), node)
+        for node in sliceNodes()
+    ]
+    best = max((alignment for alignment, _node in alignments), default=0.0)
+    for alignment, node in alignments:
+        if alignment > best - 0.01:
+            node.JumpSliceByOffsetting(*target)
+
+
+def _ijkToWorld(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    """4x4 matrix from voxel (i, j, k, 1) to world (R, A, S, 1); a warping parent transform is left out."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    parent = volumeNode.GetParentTransformNode()
+    if parent is not None and parent.IsTransformToWorldLinear():
+        toWorld = vtk.vtkMatrix4x4()
+        parent.GetMatrixTransformToWorld(toWorld)
+        vtk.vtkMatrix4x4.Multiply4x4(toWorld, matrix, matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)

@@ -1,0 +1,114 @@
+"""What is painted in a segmentation node, as one label map on the volume's grid."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.geometry import Geometry
+from SparseUNet3DLib.segments import Segment, Segmentation
+from SparseUNet3DModule.volumes import geometryOf, geometryOfLabelmap
+
+_MOST_SEGMENTS = 65_534
+TERMINOLOGY_TAG = "TerminologyEntry"
+
+
+def segmentsOf(segmentationNode: slicer.vtkMRMLSegmentationNode) -> tuple[Segment, ...]:
+    """The segments of a node, in their order, with names, colours and terminology.
+
+    Raises:
+        InputError: two of them have the same name, or there are too many.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
+    segments = tuple(_segmentOf(identifier, segmentation.GetSegment(identifier)) for identifier in ids)
+    for name, count in Counter(segment.name for segment in segments).items():
+        if count > 1:
+            raise InputError(f"{count} segments are named '{name}'; give each a name of its own.")
+    if len(segments) > _MOST_SEGMENTS:
+        raise InputError(f"There are {len(segments)} segments, more than the {_MOST_SEGMENTS} that are possible.")
+    return segments
+
+
+def _segmentOf(identifier: str, segment: slicer.vtkSegment) -> Segment:
+    terminology = vtk.reference("")
+    tags = {TERMINOLOGY_TAG: str(terminology)} if segment.GetTag(TERMINOLOGY_TAG, terminology) else {}
+    return Segment(identifier, segment.GetName(), tuple(segment.GetColor()), tags)
+
+
+def paintedOn(
+    segmentationNode: slicer.vtkMRMLSegmentationNode, volumeNode: slicer.vtkMRMLVolumeNode
+) -> Segmentation:
+    """The painted labels (z, y, x) uint16 on the volume's grid; value n is the node's n-th segment.
+
+    A copy: painting may go on. What was painted on another grid, or under another parent transform, is
+    resampled to the nearest voxel as Slicer does it.
+
+    Raises:
+        InputError: segments overlap, or see `segmentsOf`.
+    """
+    segments, geometry = segmentsOf(segmentationNode), geometryOf(volumeNode)
+    labels = np.zeros(geometry.array_shape, np.uint16)
+    for box, values, layer in _layers(segmentationNode, volumeNode, geometry):
+        part = labels[box]
+        for value, number in values.items():
+            painted = layer == value
+            if (part[painted] > 0).any():
+                _refuseOverlap(part[painted], segments[number - 1], segments)
+            part[painted] = number
+    return Segmentation(labels, segments, geometry)
+
+
+def _layers(
+    segmentationNode: slicer.vtkMRMLSegmentationNode, volumeNode: slicer.vtkMRMLVolumeNode, geometry: Geometry
+) -> Iterator[tuple[tuple[slice, ...], dict[int, int], np.ndarray]]:
+    """Label maps of the node: box (z, y, x) in the volume, {value: number of the segment}, voxels in the box.
+
+    Segments that do not overlap share a label map; each is visited once.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    sameSpace = segmentationNode.GetTransformNodeID() == volumeNode.GetTransformNodeID()
+    shared: dict[vtk.vtkObject, dict[int, int]] = {}
+    for n in range(segmentation.GetNumberOfSegments()):
+        identifier = segmentation.GetNthSegmentID(n)
+        segment = segmentation.GetSegment(identifier)
+        labelmap = segment.GetRepresentation(representation)
+        if labelmap is None or labelmap.IsEmpty():
+            continue
+        if sameSpace and geometryOfLabelmap(labelmap).offset_to(geometry) is not None:
+            shared.setdefault(labelmap, {})[segment.GetLabelValue()] = n + 1
+        else:
+            mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentationNode, identifier, volumeNode)
+            yield (slice(None),) * 3, {1: n + 1}, mask
+    for labelmap, values in shared.items():
+        inVolume, inLayer = _overlap(geometryOfLabelmap(labelmap), geometry)
+        array = vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(labelmap.GetDimensions()[::-1])
+        yield inVolume, values, array[inLayer]
+
+
+def _overlap(part: Geometry, whole: Geometry) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Slices (z, y, x) of the voxels that both have, in ``whole`` and in ``part``."""
+    offset = part.offset_to(whole)
+    starts = [max(0, o) for o in offset]
+    stops = [max(a, min(w, o + p)) for a, w, o, p in zip(starts, whole.size, offset, part.size, strict=True)]
+    inWhole = [slice(a, b) for a, b in zip(starts, stops, strict=True)]
+    inPart = [slice(a - o, b - o) for a, b, o in zip(starts, stops, offset, strict=True)]
+    return tuple(reversed(inWhole)), tuple(reversed(inPart))
+
+
+def _refuseOverlap(taken: np.ndarray, segment: Segment, segments: tuple[Segment, ...]) -> None:
+    counts = np.bincount(taken)
+    counts[0] = 0
+    other = segments[int(np.argmax(counts)) - 1]
+    raise InputError(
+        f"The segments '{other.name}' and '{segment.name}' overlap in {counts.max()} voxels, but a voxel can belong to "
+        "only one; subtract one from the other (Segment Editor, Logical operators), and paint with 'Modify other "
+        "segments: Overwrite all'."
+    )

@@ -1,0 +1,122 @@
+"""The panel: its five sections, the scene's parameters that they share, and the one run at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from SparseUNet3DLib.errors import SparseUNetError
+from SparseUNet3DModule.annotate_section import AnnotateSection
+from SparseUNet3DModule.data_section import DataSection
+from SparseUNet3DModule.job import Job
+from SparseUNet3DModule.model_section import ModelSection
+from SparseUNet3DModule.parameters import SparseUNet3DParameters
+from SparseUNet3DModule.result_section import ResultSection
+from SparseUNet3DModule.tasks import Outcome
+from SparseUNet3DModule.train_section import TrainSection
+
+
+class Panel:
+    """Keeps the sections together.
+
+    Attributes:
+        ui: the widgets by name.
+        logic: the module's logic.
+        parameters: the scene's parameters, or None while a scene closes.
+        job: the run in progress, or None.
+    """
+
+    def __init__(self, widget: Any, ui: Any, logic: Any) -> None:
+        self.widget, self.ui, self.logic = widget, ui, logic
+        self.parameters: SparseUNet3DParameters | None = None
+        self.job: Job | None = None
+        self._observer: tuple[Any, int] | None = None
+        self.data = DataSection(self)
+        self.annotate = AnnotateSection(self)
+        self.train = TrainSection(self)
+        self.result = ResultSection(self)
+        self.model = ModelSection(self)
+        self._sections = (self.data, self.annotate, self.train, self.result, self.model)
+
+    def setParameters(self, parameters: SparseUNet3DParameters | None) -> None:
+        """Show another scene's parameters; None lets go of everything in the scene."""
+        if self._observer is not None:
+            node, tag = self._observer
+            node.RemoveObserver(tag)
+            self._observer = None
+        self.parameters = parameters
+        if parameters is not None:
+            node = parameters.parameterNode
+            self._observer = (node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onModified))
+        self.update()
+
+    def update(self) -> None:
+        """Show what the parameters say."""
+        for section in self._sections:
+            section.update()
+
+    def enter(self) -> None:
+        """The user opens the module."""
+        for section in self._sections:
+            section.enter()
+
+    def exit(self) -> None:
+        """The user leaves the module."""
+        self.annotate.exit()
+
+    def cleanup(self) -> None:
+        """Let go of all nodes and shortcuts."""
+        self.exit()
+        self.setParameters(None)
+
+    def channels(self) -> list[slicer.vtkMRMLScalarVolumeNode]:
+        """The chosen volume and its further channels."""
+        if self.parameters is None or self.parameters.volume is None:
+            return []
+        further = [n for n in self.parameters.furtherChannels if n is not None and n is not self.parameters.volume]
+        return [self.parameters.volume, *further]
+
+    @property
+    def isBusy(self) -> bool:
+        """Whether a run is in progress."""
+        return self.job is not None
+
+    def run(self, start: Any, *arguments: Any, **options: Any) -> bool:
+        """Call one of the logic's methods, which returns a job; whether it could be started.
+
+        ``onEvent`` and ``onEnd`` among the options are called besides the panel's own.
+        """
+        onEvent, onEnd = options.pop("onEvent", None), options.pop("onEnd", None)
+
+        def event(record: dict[str, Any]) -> None:
+            self.train.showEvent(record)
+            if onEvent is not None:
+                onEvent(record)
+
+        def end(outcome: Outcome) -> None:
+            self.job = None
+            self.train.showEnd(outcome)
+            if onEnd is not None and self.parameters is not None:
+                onEnd(outcome)
+            self.update()
+
+        self.train.showStart()
+        slicer.app.processEvents()  # installing PyTorch blocks, and should not look like nothing happened
+        try:
+            self.job = start(*arguments, wait=False, onEvent=event, onEnd=end, **options)
+        except (SparseUNetError, RuntimeError) as error:
+            self.train.showProblem(str(error))
+            self.update()
+            return False
+        self.update()
+        return True
+
+    def ask(self, question: str) -> bool:
+        """A yes or no from the user."""
+        return bool(slicer.util.confirmYesNoDisplay(question, windowTitle=_("Sparse U-Net 3D")))
+
+    def _onModified(self, _caller: Any, _event: Any) -> None:
+        self.update()

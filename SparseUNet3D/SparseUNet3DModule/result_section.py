@@ -1,0 +1,151 @@
+"""The section "Result": what came out, how good and how sure it is, and how to go on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from SparseUNet3DLib.errors import SparseUNetError
+from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS
+from SparseUNet3DLib.raw_nrrd import read_raw_nrrd
+from SparseUNet3DModule import runs
+from SparseUNet3DModule.painted import paintedOn
+from SparseUNet3DModule.results import newSegmentation, showLabels
+
+_CONFIDENCE_OPACITY = 0.5
+
+
+class ResultSection:
+    """Shows the parameters' result."""
+
+    def __init__(self, panel: Any) -> None:
+        self._panel, self._ui = panel, panel.ui
+        self._errorsId = ""
+        ui = self._ui
+        ui.show3DButton.connect("toggled(bool)", self._onShow3D)
+        ui.showConfidenceButton.connect("toggled(bool)", self._onShowConfidence)
+        ui.showErrorsButton.connect("toggled(bool)", self._onShowErrors)
+        ui.copyButton.connect("clicked()", self._onCopy)
+        ui.scoreTable.verticalHeader().setVisible(False)
+        ui.scoreTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
+
+    def enter(self) -> None:
+        """Nothing to do: `update` shows all there is."""
+
+    def update(self) -> None:
+        """Show the parameters."""
+        parameters, ui = self._panel.parameters, self._ui
+        result = parameters.result if parameters is not None else None
+        confidence = parameters.confidence if parameters is not None else None
+        ui.show3DButton.enabled = result is not None
+        ui.showConfidenceButton.enabled = confidence is not None
+        ui.showErrorsButton.enabled = result is not None and self._errorFile() is not None
+        ui.copyButton.enabled = result is not None and parameters.annotation is not None and not self._panel.isBusy
+        scores = dict(parameters.heldOutIou) if result is not None else {}
+        ui.scoreTable.visible = bool(scores)
+        ui.scoreTable.setRowCount(len(scores))
+        for row, (name, iou) in enumerate(scores.items()):
+            ui.scoreTable.setItem(row, 0, qt.QTableWidgetItem(name))
+            ui.scoreTable.setItem(row, 1, qt.QTableWidgetItem(f"{iou:.3f}"))
+        ui.resultLabel.text = self._summary(result, scores)
+
+    def showNew(self) -> None:
+        """A new result is there: show it in the slices instead of the painting."""
+        parameters, ui = self._panel.parameters, self._ui
+        for button in (ui.show3DButton, ui.showConfidenceButton, ui.showErrorsButton):
+            button.checked = False
+        display = parameters.annotation.GetDisplayNode() if parameters.annotation is not None else None
+        if display is not None:
+            display.SetVisibility2DFill(False)
+
+    def _summary(self, result: Any, scores: dict[str, float]) -> str:
+        if result is None:
+            return _("No result yet: press 'Segment'.")
+        if not scores:
+            return _("'{name}'. No slices were held out, so that it cannot be said how good it is.").format(
+                name=result.GetName()
+            )
+        return _("'{name}', IoU {mean:.3f} on slices that the network did not learn from.").format(
+            name=result.GetName(), mean=float(np.mean(list(scores.values())))
+        )
+
+    def _errorFile(self) -> Path | None:
+        parameters = self._panel.parameters
+        path = Path(parameters.runFolder or ".") / runs.CONFUSION
+        return path if parameters.runFolder and parameters.heldOutIou and path.exists() else None
+
+    def _onShow3D(self, checked: bool) -> None:
+        result = self._panel.parameters.result if self._panel.parameters is not None else None
+        if result is None:
+            return
+        if checked:
+            result.CreateClosedSurfaceRepresentation()
+        result.GetDisplayNode().SetVisibility3D(checked)
+
+    def _onShowConfidence(self, checked: bool) -> None:
+        parameters = self._panel.parameters
+        confidence = parameters.confidence if parameters is not None else None
+        if confidence is not None and checked:
+            slicer.util.setSliceViewerLayers(foreground=confidence, foregroundOpacity=_CONFIDENCE_OPACITY)
+        elif not checked:
+            slicer.util.setSliceViewerLayers(foreground=None, foregroundOpacity=0)
+
+    def _onShowErrors(self, checked: bool) -> None:
+        parameters = self._panel.parameters
+        node = slicer.mrmlScene.GetNodeByID(self._errorsId) if self._errorsId else None
+        if node is not None:
+            slicer.mrmlScene.RemoveNode(node)
+            self._errorsId = ""
+        if parameters is None or parameters.result is None or parameters.volume is None:
+            return
+        parameters.result.GetDisplayNode().SetVisibility2D(not checked)
+        path = self._errorFile()
+        if not checked or path is None:
+            return
+        arrays: list[np.ndarray] = []
+        for _fraction in read_raw_nrrd(path, arrays):
+            slicer.app.processEvents()
+        node = newSegmentation(_("{name} errors").format(name=parameters.volume.GetName()), parameters.volume)
+        showLabels(node, arrays[0], CONFUSION_SEGMENTS, parameters.volume)
+        self._errorsId = node.GetID()
+
+    def _onCopy(self) -> None:
+        parameters = self._panel.parameters
+        question = _(
+            "Replace what is painted in '{annotation}' by the result '{result}'? The slices that are annotated now "
+            "stay marked as such; mark a slice as complete when you have corrected it. 'Undo' in the segment editor takes "
+            "this back."
+        ).format(annotation=parameters.annotation.GetName(), result=parameters.result.GetName())
+        if not self._panel.ask(question):
+            return
+        try:
+            copyIntoAnnotation(self._panel)
+        except SparseUNetError as error:
+            self._panel.train.showProblem(str(error))
+
+
+def copyIntoAnnotation(panel: Any) -> None:
+    """Put the result's segments into the annotation, as one undo step of the segment editor.
+
+    The annotated slices are declared complete, as they can no longer be told from the painting. Segments that
+    the result has not (a painted background) keep nothing: every voxel is decided now.
+    """
+    parameters = panel.parameters
+    painted = paintedOn(parameters.result, parameters.volume)
+    panel.ui.segmentEditorWidget.saveStateForUndo()
+    slices = [str(row.plane) for row in panel.annotate.overview.rows]
+    annotation = parameters.annotation
+    names = {s.name: n for n, s in enumerate(painted.segments, start=1)}
+    segmentation = annotation.GetSegmentation()
+    with slicer.util.NodeModify(annotation):
+        for n in range(segmentation.GetNumberOfSegments()):
+            identifier = segmentation.GetNthSegmentID(n)
+            number = names.get(segmentation.GetSegment(identifier).GetName())
+            mask = (painted.labels == number).astype(np.uint8) if number else np.zeros(painted.labels.shape, np.uint8)
+            slicer.util.updateSegmentBinaryLabelmapFromArray(mask, annotation, identifier, parameters.volume)
+    parameters.completeSlices = sorted({*parameters.completeSlices, *slices})

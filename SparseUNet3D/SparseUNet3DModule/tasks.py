@@ -1,0 +1,187 @@
+"""The things that can be run: densify one volume, train on several, apply a model to nodes or files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+
+from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.raw_nrrd import read_raw_nrrd
+from SparseUNet3DLib.segments import Segment
+from SparseUNet3DModule import runs
+from SparseUNet3DModule.job import Job
+from SparseUNet3DModule.results import newConfidence, newSegmentation, showLabels
+from SparseUNet3DModule.volumes import checkChannels
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Outcome:
+    """What a job brought.
+
+    Attributes:
+        folder: the run's folder.
+        segmentations: IDs of the result nodes, one per volume.
+        confidences: IDs of the confidence volumes.
+        model: the trained model's file, or the one that was applied.
+        heldOutIou: segment to IoU on the held-out slices; empty where none were held out.
+        files: results that were written instead of loaded.
+        error: one sentence, or "".
+        interrupted: whether it ended because it was asked to.
+    """
+
+    folder: Path
+    segmentations: list[str] = field(default_factory=list)
+    confidences: list[str] = field(default_factory=list)
+    model: Path | None = None
+    heldOutIou: dict[str, float] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    error: str = ""
+    interrupted: bool = False
+
+
+OnEnd = Callable[[Outcome], None]
+
+
+@dataclass(frozen=True)
+class ResultTarget:
+    """Where a result goes: nodes by ID, as they may be deleted meanwhile.
+
+    Attributes:
+        volumeId: the volume that it lies on.
+        name: of a new segmentation node.
+        segmentationId: a segmentation node to refill instead of a new one, or "".
+        confidence: whether the confidence volume is wanted.
+    """
+
+    volumeId: str
+    name: str
+    segmentationId: str = ""
+    confidence: bool = True
+
+
+def densifyJob(
+    case: runs.TrainingCase, folder: Path, choices: runs.TrainingChoices, target: ResultTarget, resume: bool,
+    onEvent: OnEvent, onEnd: OnEnd,
+) -> Job:
+    """Learn from the slices of one volume and segment all of it."""
+    outcome = Outcome(folder)
+
+    def takeBack(done: dict[str, Any]) -> Iterator[float]:
+        outcome.model = folder / runs.MODEL
+        outcome.heldOutIou = {n: v for n, v in (done["held_out_iou"] or {}).items() if v is not None}
+        yield from loadResult(folder / runs.RESULT, folder / runs.CONFIDENCE, case.painted.segments, target, outcome)
+
+    handOver = iter(()) if resume else runs.handOver(case, folder)
+    arguments = runs.densifyArguments(case, folder, choices, resume)
+    return _job(folder, folder / runs.STOP_FILE, arguments, handOver, takeBack, outcome, onEvent, onEnd)
+
+
+def trainJob(
+    cases: Sequence[runs.TrainingCase], folder: Path, choices: runs.TrainingChoices, onEvent: OnEvent, onEnd: OnEnd
+) -> Job:
+    """Train one model on several volumes."""
+    outcome = Outcome(folder)
+
+    def takeBack(done: dict[str, Any]) -> Iterator[float]:
+        outcome.model = folder / runs.MODEL
+        outcome.heldOutIou = {n: v for n, v in (done["held_out_iou"] or {}).items() if v is not None}
+        return iter(())
+
+    handOver = (f for n, case in enumerate(cases) for f in runs.handOver(case, folder, f"{n}-"))
+    arguments = runs.trainArguments(cases, folder, choices)
+    return _job(folder, folder / runs.STOP_FILE, arguments, handOver, takeBack, outcome, onEvent, onEnd)
+
+
+def segmentNodesJob(
+    model: Path, segments: Sequence[Segment], volumes: Sequence[Sequence[slicer.vtkMRMLScalarVolumeNode]],
+    folder: Path, device: str, confidence: bool, onEvent: OnEvent, onEnd: OnEnd,
+) -> Job:
+    """Apply a model to volumes of the scene, each a list of channel nodes."""
+    outcome = Outcome(folder, model=model)
+    inputs, targets = [], []
+    for number, nodes in enumerate(volumes):
+        geometry = checkChannels(nodes)
+        files = runs.channelFiles(nodes[0].GetName(), len(nodes), folder, f"{number}-")
+        inputs.append((runs.arraysOf(nodes), geometry, files))
+        targets.append(ResultTarget(nodes[0].GetID(), f"{nodes[0].GetName()} segmented", confidence=confidence))
+
+    def takeBack(_done: dict[str, Any]) -> Iterator[float]:
+        for (_arrays, _geometry, files), target in zip(inputs, targets, strict=True):
+            result = folder / "results" / f"{files[0].stem}.seg.nrrd"
+            confidenceFile = result.with_name(f"{files[0].stem}.confidence.nrrd")
+            yield from loadResult(result, confidenceFile, segments, target, outcome)
+
+    handOver = (f for arrays, geometry, files in inputs for f in runs.handOverChannels(arrays, geometry, files))
+    arguments = runs.segmentArguments(
+        model, [files for _arrays, _geometry, files in inputs], folder / "results", device, confidence, compress=False
+    )
+    return _job(folder, None, arguments, handOver, takeBack, outcome, onEvent, onEnd)
+
+
+def segmentFilesJob(
+    model: Path, files: Sequence[Path], output: Path, folder: Path, device: str, onEvent: OnEvent, onEnd: OnEnd
+) -> Job:
+    """Apply a model to volume files, into the folder ``output``; nothing is loaded."""
+    outcome = Outcome(folder, model=model)
+
+    def takeBack(done: dict[str, Any]) -> Iterator[float]:
+        outcome.files = [Path(path) for path in done["outputs"].values()]
+        return iter(())
+
+    arguments = runs.segmentArguments(model, [[f] for f in files], output, device, confidence=False, compress=True)
+    return _job(folder, None, arguments, iter(()), takeBack, outcome, onEvent, onEnd)
+
+
+def askJob(arguments: Sequence[str], onEvent: OnEvent, onEnd: OnEnd) -> Job:
+    """A question to the worker ("device", "info") that it answers by an event."""
+    outcome = Outcome(Path(slicer.app.temporaryPath))
+    return _job(outcome.folder, None, arguments, iter(()), lambda _done: iter(()), outcome, onEvent, onEnd)
+
+
+def _job(
+    folder: Path, stopFile: Path | None, arguments: Sequence[str], handOver: Iterator[float],
+    takeBack: Callable[[dict[str, Any]], Iterator[float]], outcome: Outcome, onEvent: OnEvent, onEnd: OnEnd,
+) -> Job:
+    def end(job: Job) -> None:
+        outcome.error, outcome.interrupted = job.error, job.interrupted
+        onEnd(outcome)
+
+    return Job(folder, stopFile, arguments, handOver, takeBack, onEvent, end)
+
+
+def loadResult(
+    result: Path, confidenceFile: Path, segments: Sequence[Segment], target: ResultTarget, outcome: Outcome
+) -> Iterator[float]:
+    """Make nodes of what the worker wrote; yields the fraction done.
+
+    Raises:
+        InputError: the volume was deleted or changed meanwhile; the message says where the result is.
+    """
+    arrays: list[np.ndarray] = []
+    files = [result, confidenceFile] if target.confidence else [result]
+    for number, file in enumerate(files):
+        for fraction in read_raw_nrrd(file, arrays):
+            yield (number + fraction) / len(files)
+    volume = slicer.mrmlScene.GetNodeByID(target.volumeId)
+    if volume is None or volume.GetImageData() is None:
+        raise InputError(f"The volume was deleted meanwhile; its segmentation is kept in '{result}'.")
+    if volume.GetImageData().GetDimensions()[::-1] != arrays[0].shape:
+        raise InputError(f"The volume was changed meanwhile; its former segmentation is kept in '{result}'.")
+    node = slicer.mrmlScene.GetNodeByID(target.segmentationId) if target.segmentationId else None
+    node = node or newSegmentation(target.name, volume)
+    showLabels(node, arrays[0], withoutBackground(segments), volume)
+    outcome.segmentations.append(node.GetID())
+    if target.confidence:
+        outcome.confidences.append(newConfidence(f"{target.name} confidence", arrays[1], volume).GetID())
+
+
+def withoutBackground(segments: Sequence[Segment]) -> list[Segment]:
+    """The segments that a network learns: one named "background" stands for none."""
+    return [s for s in segments if s.name.strip().casefold() != "background"]

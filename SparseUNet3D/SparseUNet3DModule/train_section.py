@@ -1,0 +1,261 @@
+"""The section "Train and segment": presets, device, start and stop, progress, curve, preview, log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from SparseUNet3DLib.eta import format_duration
+from SparseUNet3DModule import runs
+from SparseUNet3DModule.chart import TrainingChart
+from SparseUNet3DModule.installation import isTorchInstalled, missingPackages
+from SparseUNet3DModule.preview import Preview
+from SparseUNet3DModule.slices import HELD_OUT, IGNORE
+from SparseUNet3DModule.tasks import Outcome
+
+_PRESETS = ("quick", "balanced", "thorough", "paper")
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class TrainSection:
+    """Runs the worker and shows what it says."""
+
+    def __init__(self, panel: Any) -> None:
+        self._panel, self._ui = panel, panel.ui
+        self.chart = TrainingChart()
+        self.preview = Preview()
+        self._stopPressed = False
+        self._deviceAsked = ""
+        self._updating = False
+        ui = self._ui
+        texts = {
+            "quick": _("quick: 1 minute"), "balanced": _("balanced: 4 minutes"), "thorough": _("thorough: 30 minutes"),
+            "paper": _("paper: 70,000 steps, as published"),
+        }
+        for name in _PRESETS:
+            ui.presetSelector.addItem(texts[name], name)
+        for name, text in zip(_DEVICES, (_("automatic"), "CPU", "NVIDIA GPU", "Apple GPU"), strict=True):
+            ui.deviceSelector.addItem(text, name)
+        ui.presetSelector.connect("currentIndexChanged(int)", self._onChoice)
+        ui.deviceSelector.connect("currentIndexChanged(int)", self._onChoice)
+        ui.minutesSpinBox.connect("valueChanged(double)", self._onChoice)
+        ui.segmentButton.connect("clicked()", self.onSegment)
+        ui.stopButton.connect("clicked()", self.onStop)
+        ui.continueButton.connect("clicked()", self.onContinue)
+        ui.copyErrorButton.connect("clicked()", self._onCopyError)
+        ui.errorFrame.visible = False
+
+    def enter(self) -> None:
+        """Say which device there is."""
+        self._askDevice()
+
+    def update(self) -> None:
+        """Show the parameters."""
+        parameters, ui = self._panel.parameters, self._ui
+        self.updateButtons()
+        if parameters is None:
+            self.preview.forget()
+            return
+        self._updating = True
+        ui.presetSelector.setCurrentIndex(_PRESETS.index(parameters.preset) if parameters.preset in _PRESETS else 1)
+        ui.deviceSelector.setCurrentIndex(_DEVICES.index(parameters.device) if parameters.device in _DEVICES else 0)
+        ui.minutesSpinBox.value = parameters.minutes
+        self._updating = False
+        ui.plotView.setMRMLPlotViewNode(self.chart.viewNode())
+
+    def updateButtons(self) -> None:
+        """Enable what can be pressed, and say in a tooltip why the rest cannot."""
+        ui, busy, problem = self._ui, self._panel.isBusy, self.problem()
+        ui.segmentButton.enabled = not busy and not problem
+        ui.segmentButton.toolTip = problem or _("Learn from the annotated slices and segment the whole volume.")
+        ui.stopButton.enabled = busy
+        ui.stopButton.text = _("Stop now") if busy and self._stopPressed else _("Stop")
+        ui.continueButton.enabled = not busy and not problem and (self._canResume() or self._modelPath() is not None)
+        for widget in (ui.presetSelector, ui.minutesSpinBox, ui.deviceSelector):
+            widget.enabled = not busy
+
+    def problem(self) -> str:
+        """What keeps a training from being started, in one sentence; "" if nothing does."""
+        parameters = self._panel.parameters
+        if parameters is None or parameters.volume is None:
+            return _("Choose a volume first.")
+        if parameters.annotation is None:
+            return _("Create an annotation first, and paint a few slices.")
+        return self._panel.data.problem() or self._panel.annotate.overview.problem
+
+    # -- starting and stopping -------------------------------------------------------------------------------
+
+    def onSegment(self) -> None:
+        """Learn from the slices and segment the volume, from the beginning."""
+        if self._mayInstall():
+            self._start()
+
+    def onContinue(self) -> None:
+        """Go on: with the checkpoint of a run that stopped, or else from the present model."""
+        if not self._mayInstall():
+            return
+        if self._canResume():
+            self._start(resumeFolder=self._panel.parameters.runFolder)
+        else:
+            self._start(startFrom=self._modelPath())
+
+    def onStop(self) -> None:
+        """End training well; pressed again, leave at once with a checkpoint."""
+        if self._panel.job is None:
+            return
+        if self._stopPressed:
+            self._panel.job.interrupt()
+            self._ui.statusLabel.text = _("Leaving; a checkpoint is kept.")
+        else:
+            self._panel.job.finishEarly()
+            self._ui.statusLabel.text = _("Ending the training; the volume is segmented with the best so far.")
+        self._stopPressed = True
+        self.updateButtons()
+
+    def _start(self, **options: Any) -> None:
+        parameters, found = self._panel.parameters, self._panel.annotate.overview
+        heldOut = [str(plane) for plane in found.planes(HELD_OUT)]
+        slices = [str(r.plane) for r in found.rows if r.use != IGNORE]
+        if not options.get("resumeFolder"):
+            self.chart.clear()
+        volume, *further = self._panel.channels()
+        started = self._panel.run(
+            self._panel.logic.densify, volume, parameters.annotation, furtherChannels=further,
+            slices=None if parameters.scribbles else slices, heldOut=heldOut or None,
+            scribbles=parameters.scribbles, preset=parameters.preset, minutes=parameters.minutes or None,
+            device=parameters.device, onEnd=self._takeOutcome, onEvent=self._takeEvent, **options,
+        )
+        if started:
+            parameters.runFolder = str(self._panel.job.folder)
+
+    def _mayInstall(self) -> bool:
+        missing = missingPackages()
+        return not missing or self._panel.ask(
+            _("{packages} must be installed into Slicer once (PyTorch: 200 MB to 3 GB, several minutes). Install now?")
+            .format(packages=_(" and ").join(missing))
+        )
+
+    def _takeEvent(self, event: dict[str, Any]) -> None:
+        if self._panel.parameters is None:
+            return
+        self.chart.take(event)
+        if event["event"] == "plan":
+            planes = {plane for planes in event["held_out"].values() for plane in planes}
+            self._panel.annotate.showHeldOut(planes)
+        if event["event"] == "preview" and self._ui.previewCheckBox.checked:
+            self.preview.show(Path(event["path"]), self._panel.parameters.volume, self._panel.parameters.annotation)
+
+    def _takeOutcome(self, outcome: Outcome) -> None:
+        self.preview.remove()
+        parameters = self._panel.parameters
+        if outcome.error:
+            return
+        parameters.result = slicer.mrmlScene.GetNodeByID(outcome.segmentations[0])
+        parameters.confidence = slicer.mrmlScene.GetNodeByID(outcome.confidences[0])
+        parameters.modelPath = str(outcome.model)
+        parameters.heldOutIou = outcome.heldOutIou
+        self._panel.result.showNew()
+
+    def _canResume(self) -> bool:
+        parameters = self._panel.parameters
+        if parameters is None or not parameters.runFolder:
+            return False
+        folder = Path(parameters.runFolder)
+        return not (folder / runs.RESULT).exists() and any((folder / runs.CHECKPOINTS).glob("*.safetensors"))
+
+    def _modelPath(self) -> str | None:
+        parameters = self._panel.parameters
+        path = parameters.modelPath if parameters is not None else ""
+        return path if path and Path(path).exists() else None
+
+    # -- showing ---------------------------------------------------------------------------------------------
+
+    def showStart(self) -> None:
+        """Something begins."""
+        self._stopPressed = False
+        self._ui.errorFrame.visible = False
+        self._ui.logText.plainText = ""
+        self._ui.progressBar.setRange(0, 0)
+        self._ui.statusLabel.text = _("Starting")
+
+    def showEvent(self, event: dict[str, Any]) -> None:
+        """Show how far the worker is."""
+        ui, kind = self._ui, event["event"]
+        if kind == "phase":
+            self._showFraction(event["fraction"])
+            ui.statusLabel.text = _("{phase}: {percent:.0f} %").format(
+                phase=event["phase"].capitalize(), percent=100 * event["fraction"]
+            )
+        elif kind == "step":
+            self._showFraction(event["fraction"])
+            left = format_duration(event["eta_seconds"]) if event["eta_seconds"] is not None else "?"
+            ui.statusLabel.text = _("Training: step {step}, {left} left, then the volume is segmented").format(
+                step=event["iteration"], left=left
+            )
+        elif kind == "plan":
+            ui.deviceSentence.text = event["device"]
+            self._log("\n".join(event["lines"]))
+        elif kind == "warning":
+            self._log(_("Warning: {message}").format(message=event["message"]))
+        elif kind == "log":
+            self._log(event["text"])
+
+    def showEnd(self, outcome: Outcome) -> None:
+        """Show how it ended."""
+        self._ui.progressBar.setRange(0, 100)
+        self._ui.progressBar.value = 0 if outcome.error else 100
+        if outcome.error and not outcome.interrupted:
+            self.showProblem(outcome.error)
+        else:
+            self._ui.statusLabel.text = outcome.error or _("Done.")
+
+    def showProblem(self, message: str) -> None:
+        """Show what went wrong, with a button to copy it."""
+        self._ui.progressBar.setRange(0, 100)
+        self._ui.progressBar.value = 0
+        self._ui.statusLabel.text = ""
+        self._ui.errorLabel.text = message
+        self._ui.errorFrame.visible = True
+        self._log(message)
+
+    def _showFraction(self, fraction: float) -> None:
+        self._ui.progressBar.setRange(0, 100)
+        self._ui.progressBar.value = int(100 * min(1.0, fraction))
+
+    def _log(self, text: str) -> None:
+        self._ui.logText.appendPlainText(text)
+
+    def _onCopyError(self) -> None:
+        text = f"{self._ui.errorLabel.text}\n\n{self._ui.logText.plainText}"
+        slicer.app.clipboard().setText(text)
+
+    def _onChoice(self, _value: float) -> None:
+        parameters = self._panel.parameters
+        if parameters is None or self._updating:
+            return
+        ui = self._ui
+        parameters.preset = _PRESETS[ui.presetSelector.currentIndex]
+        parameters.minutes = ui.minutesSpinBox.value
+        if parameters.device != _DEVICES[ui.deviceSelector.currentIndex]:
+            parameters.device = _DEVICES[ui.deviceSelector.currentIndex]
+            self._askDevice()
+
+    def _askDevice(self) -> None:
+        parameters = self._panel.parameters
+        if parameters is None or self._panel.isBusy or parameters.device == self._deviceAsked:
+            return
+        if not isTorchInstalled():
+            self._ui.deviceSentence.text = _("PyTorch is not installed yet; you are asked at the first 'Segment'.")
+            return
+        self._deviceAsked = parameters.device
+        self._ui.deviceSentence.text = _("Looking for a GPU ...")
+        self._panel.logic.askDevice(parameters.device, self._showDevice)
+
+    def _showDevice(self, event: dict[str, Any]) -> None:
+        if event["event"] == "device":
+            self._ui.deviceSentence.text = event["sentence"]
+        if event["event"] == "error":
+            self._ui.deviceSentence.text = event["message"]
