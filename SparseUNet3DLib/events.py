@@ -19,6 +19,7 @@ preview      path, iteration
 warning      message
 done         outputs ({name: path}), scores, held_out_iou (None where nothing was held out)
 device       kind ("cpu", "cuda" or "mps"), sentence (which it is, and why a GPU is not used)
+card         text (of a model, for a person), header (the same and more, for a program)
 error        message, exit_code, kind (name of the error's class)
 ===========  ==========================================================================================
 

@@ -118,8 +118,8 @@ class ResultSection:
         parameters = self._panel.parameters
         question = _(
             "Replace what is painted in '{annotation}' by the result '{result}'? The slices that are annotated now "
-            "stay marked as such; mark a slice as complete when you have corrected it. 'Undo' in the segment editor takes "
-            "this back."
+            "stay marked as such; mark a slice as complete when you have corrected it. 'Undo' in the segment editor "
+            "takes this back."
         ).format(annotation=parameters.annotation.GetName(), result=parameters.result.GetName())
         if not self._panel.ask(question):
             return

@@ -16,7 +16,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     from SparseUNet3DLib.model_file import load_model
 
     model = load_model(args.model)
-    if args.json:
+    if args.progress == "jsonl":
+        reporter.emit("card", text=model.card(), header=model.header())
+    elif args.json:
         print_result(json.dumps(model.header(), indent=2))
     else:
         say(args, model.card())

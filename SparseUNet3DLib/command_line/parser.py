@@ -106,7 +106,7 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "info", info.run, "print a model's card")
     parser.add_argument("model", type=Path, help="model to describe")
     parser.add_argument("--json", action="store_true", help="print the header as JSON instead")
-    parser.set_defaults(progress="terminal")
+    _add_progress_option(parser)
 
 
 def _add_device(commands: argparse._SubParsersAction) -> None:

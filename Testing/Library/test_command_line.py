@@ -14,10 +14,14 @@ import pytest
 import SimpleITK as sitk
 from command import PAINTED, SEGMENTS, SHAPE, SMALL, call, painted, run, start, structures, write_case, write_image
 
+from SparseUNet3DLib.annotated_slices import slices_to_metadata
 from SparseUNet3DLib.command_line.parser import make_parser
 from SparseUNet3DLib.events import EventDecoder
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.model_file import load_model
+from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.raw_nrrd import read_raw_nrrd, write_raw_nrrd
+from SparseUNet3DLib.segment_records import metadata_from_segments
 from SparseUNet3DLib.segmentation_files import read_segmentation, write_segmentation
 from SparseUNet3DLib.segments import Segment, Segmentation
 
@@ -26,6 +30,7 @@ DENSIFY = ("densify", "vol.nrrd", "-a", "ann.seg.nrrd", "-o", "out.seg.nrrd", *S
 #: The fields of every event, with the types they may have.
 NUMBER, OPTIONAL = (int, float), (int, float, type(None))
 FIELDS = {
+    "started": {"pid": int},
     "plan": {"plan": dict, "lines": list, "device": str, "memory_bytes": int, "held_out": dict},
     "phase": {"phase": str, "fraction": NUMBER},
     "step": {
@@ -37,6 +42,8 @@ FIELDS = {
     "preview": {"path": str, "iteration": int},
     "warning": {"message": str},
     "done": {"outputs": dict, "scores": (dict, type(None)), "held_out_iou": (dict, type(None))},
+    "device": {"kind": str, "sentence": str},
+    "card": {"text": str, "header": dict},
     "error": {"message": str, "exit_code": int, "kind": str},
 }
 
@@ -139,8 +146,8 @@ def test_standard_output_is_nothing_but_documented_events(whole_run: tuple[Path,
     for event in events:
         check_event(event)
     names = [event["event"] for event in events]
-    assert {*names} == {"plan", "phase", "step", "validation", "checkpoint", "preview", "done"}
-    assert (names[0], names[-1]) == ("plan", "done")
+    assert {*names} == {"started", "plan", "phase", "step", "validation", "checkpoint", "preview", "done"}
+    assert (*names[:2], names[-1]) == ("started", "plan", "done")
     assert names.count("preview") > 1
     assert [e["time"] for e in events] == sorted(e["time"] for e in events)
     steps = [e for e in events if e["event"] == "step"]
@@ -346,7 +353,7 @@ def test_evaluate_on_planes_and_on_everything(folder: Path, capsys: pytest.Captu
     voxels = 2 * 32 * 32 + 24 * 32 - 2 * 32
     assert f"held-out planes ({voxels} voxels)" in capsys.readouterr().out
     assert call(*arguments, "--progress", "jsonl") == 0
-    (done,) = strict_lines(capsys.readouterr().out)
+    _started, done = strict_lines(capsys.readouterr().out)
     check_event(done)
     assert (done["outputs"], done["scores"]["mean_iou"], done["scores"]["voxels"]) == ({}, 1.0, LABELS.size)
 
@@ -360,6 +367,54 @@ def test_info_shows_the_card_and_the_header(trained: Path, capsys: pytest.Captur
     assert call("info", trained / "m.safetensors", "--json") == 0
     header = json.loads(capsys.readouterr().out)
     assert header == json.loads(json.dumps(load_model(trained / "m.safetensors").header()))
+    assert call("info", trained / "m.safetensors", "--progress", "jsonl") == 0
+    _started, event = strict_lines(capsys.readouterr().out)
+    check_event(event)
+    assert event["text"] == load_model(trained / "m.safetensors").card()
+    assert event["header"] == header
+
+
+def test_device_says_what_is_used_and_why(capsys: pytest.CaptureFixture[str]):
+    assert call("device", "--device", "cpu", "--progress", "jsonl") == 0
+    started, event = strict_lines(capsys.readouterr().out)
+    assert started["pid"] == os.getpid()
+    check_event(event)
+    assert event["kind"] == "cpu"
+    sentence = r"CPU, \d+ threads: (about \d+ times slower than a usual GPU, because )?.+\."
+    assert re.fullmatch(sentence, event["sentence"])
+    assert call("device", "--device", "cuda:99") == 2
+
+
+def test_slices_listed_in_the_annotation_s_file_need_no_option(folder: Path, capsys: pytest.CaptureFixture[str]):
+    """As Slicer's module writes it: with empty slices, and with slices to hold out."""
+    labels = painted(LABELS)
+    volume = Geometry.from_image(sitk.ReadImage("vol.nrrd"))
+    listed = slices_to_metadata([Plane(0, 1), Plane(0, 8), Plane(0, 12)], [Plane(0, 12)])
+    metadata = metadata_from_segments(SEGMENTS, volume.size, Path("a")) | listed
+    list(write_raw_nrrd("listed.seg.nrrd", labels.astype(np.uint16), volume, metadata))
+    command = ("densify", "vol.nrrd", "-a", "listed.seg.nrrd", "-o", "out.seg.nrrd", *SMALL, "--dry-run")
+    assert call(*command, "--progress", "jsonl") == 0
+    plan = next(e for e in strict_lines(capsys.readouterr().out) if e["event"] == "plan")
+    assert plan["held_out"] == {"vol": ["z:12"]}
+    assert call(*command, "--progress", "jsonl", "--slices", "z:8,12,16", "--held-out", "z:8") == 0
+    plan = next(e for e in strict_lines(capsys.readouterr().out) if e["event"] == "plan")
+    assert plan["held_out"] == {"vol": ["z:8"]}
+    assert call(*command) == 0
+    assert "0,0,3 planes (yz, xz, xy)" in capsys.readouterr().out
+    assert call(*command, "--held-out", "z:16") == 2
+    assert "Slices z:16 cannot be held out, because they are not annotated" in capsys.readouterr().err
+
+
+def test_uncompressed_results_and_errors_on_held_out_slices(folder: Path):
+    outputs = ("--confidence", "c.nrrd", "--confusion", "e.seg.nrrd", "--uncompressed", "--hold-out", "1")
+    assert call(*DENSIFY, *outputs, "--iterations", 2) == 0
+    for name in ("out.seg.nrrd", "c.nrrd", "e.seg.nrrd"):
+        into: list[np.ndarray] = []
+        list(read_raw_nrrd(name, into))
+        np.testing.assert_array_equal(into[0], sitk.GetArrayFromImage(sitk.ReadImage(name)))
+    errors = read_segmentation("e.seg.nrrd")
+    assert [s.name for s in errors.segments] == ["true positives", "false negatives", "false positives"]
+    assert np.count_nonzero(errors.labels.any(axis=(1, 2))) == 1
 
 
 def test_demo_runs_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -385,7 +440,7 @@ def test_help_fits_80_columns_and_explains_every_option(
     monkeypatch.setenv("COLUMNS", "80")
     parser = make_parser()
     (commands,) = (action.choices for action in parser._actions if action.choices and not action.option_strings)
-    assert list(commands) == ["densify", "train", "segment", "evaluate", "info", "demo"]
+    assert list(commands) == ["densify", "train", "segment", "evaluate", "info", "device", "demo"]
     for name, command in commands.items():
         assert call(name, "--help") == 0
         text = capsys.readouterr().out
