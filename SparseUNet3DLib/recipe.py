@@ -81,7 +81,7 @@ class Recipe:
     schedule: str = "one-cycle"
     momentum: float = 0.9
     weight_decay: float = 1e-2
-    dice: bool = True
+    dice: bool = False
     class_balance: float = 0.5
     final_class_balance: float = 0.0
     foreground_share: float = 0.5
