@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import slicer
@@ -13,27 +11,15 @@ from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
-from SparseUNet3DModule import runs, tasks
-from SparseUNet3DModule.installation import installMissing, missingPackages
-from SparseUNet3DModule.job import Job
+from SparseUNet3DModule.installation import missingPackages
+from SparseUNet3DModule.logic import SparseUNet3DLogic
 from SparseUNet3DModule.painted import paintedOn
 from SparseUNet3DModule.panel import Panel
-from SparseUNet3DModule.parameters import SparseUNet3DParameters
-from SparseUNet3DModule.results import newSegmentation
-from SparseUNet3DModule.sample_data import registerSampleData
-from SparseUNet3DModule.slices import HELD_OUT, IGNORE, SliceOverview, overview, parsePlane
-from SparseUNet3DModule.volumes import checkChannels
-
-from SparseUNet3DLib.errors import InputError
-from SparseUNet3DLib.segments import Segment
-
-VolumeNode = slicer.vtkMRMLScalarVolumeNode
-SegmentationNode = slicer.vtkMRMLSegmentationNode
+from SparseUNet3DModule.sample_data import loadSample, registerSampleData
 
 
 class SparseUNet3D(ScriptedLoadableModule):
@@ -89,8 +75,8 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, _caller: Any, _event: Any) -> None:
         """Nothing of the scene may be touched from now on."""
-        self.logic.interruptAll()
         self.panel.setParameters(None)
+        self.logic.abandonAll()
 
     def onSceneEndClose(self, _caller: Any, _event: Any) -> None:
         """A new scene is there."""
@@ -116,229 +102,6 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
 
-class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
-    """Everything the panel does, for the Python console.
-
-        logic = slicer.util.getModuleLogic("SparseUNet3D")
-        outcome = logic.densify(volumeNode, segmentationNode, minutes=4)
-        slicer.mrmlScene.GetNodeByID(outcome.segmentations[0])
-
-    With ``wait=False`` a call returns a running `Job`; ``onEvent`` and ``onEnd`` are told how it goes. Otherwise it
-    returns an `Outcome` when all is done, and raises RuntimeError with one sentence if it failed.
-    """
-
-    def __init__(self) -> None:
-        ScriptedLoadableModuleLogic.__init__(self)
-        self._jobs: list[Job] = []
-        runs.removeOldRuns()
-
-    def getParameters(self) -> SparseUNet3DParameters:
-        """The scene's parameter node."""
-        return SparseUNet3DParameters(ScriptedLoadableModuleLogic.getParameterNode(self))
-
-    def createAnnotation(self, volumeNode: VolumeNode) -> SegmentationNode:
-        """An empty segmentation on the volume's grid, to paint slices in."""
-        checkChannels([volumeNode])
-        return newSegmentation(_("{name} annotation").format(name=volumeNode.GetName()), volumeNode)
-
-    def annotatedSlices(self, volumeNode: VolumeNode, annotationNode: SegmentationNode) -> SliceOverview:
-        """The slices that are found to be annotated, what is on them, and what is missing, if anything is."""
-        return overview(paintedOn(annotationNode, volumeNode), [], {})
-
-    def densify(
-        self,
-        volumeNode: VolumeNode,
-        annotationNode: SegmentationNode,
-        furtherChannels: Sequence[VolumeNode] = (),
-        slices: Sequence[str] | None = None,
-        heldOut: Sequence[str] | None = None,
-        scribbles: bool = False,
-        preset: str = "balanced",
-        minutes: float | None = None,
-        device: str = "auto",
-        startFrom: Path | str | None = None,
-        resultNode: SegmentationNode | None = None,
-        wait: bool = True,
-        onEvent: Callable[[dict[str, Any]], None] | None = None,
-        onEnd: Callable[[tasks.Outcome], None] | None = None,
-        resumeFolder: Path | str | None = None,
-    ) -> tasks.Outcome | Job:
-        """Learn from the annotated slices of a volume and segment all of it.
-
-        Args:
-            slices: annotated slices ("z:10"; z, y, x are the array's axes); None finds them.
-            heldOut: those of them to validate with; None leaves the choice to the program.
-            startFrom: a model to go on from.
-            resultNode: a segmentation to refill; None makes a new one.
-            resumeFolder: the folder of an interrupted run to go on with.
-
-        Raises:
-            InputError: the volume or the annotation cannot be used; one sentence says why.
-            RuntimeError: the run failed.
-        """
-        nodes = [volumeNode, *furtherChannels]
-        case = self.makeCase(nodes, annotationNode, slices, heldOut, scribbles)
-        self._prepareWorker()
-        folder = Path(resumeFolder) if resumeFolder else runs.newRunFolder()
-        choices = runs.TrainingChoices(preset, minutes, device, scribbles, Path(startFrom) if startFrom else None)
-        target = tasks.ResultTarget(
-            volumeNode.GetID(), _("{name} segmented").format(name=volumeNode.GetName()),
-            resultNode.GetID() if resultNode else "",
-        )
-        return self._run(
-            lambda event, end: tasks.densifyJob(case, folder, choices, target, bool(resumeFolder), event, end),
-            wait, onEvent, onEnd,
-        )
-
-    def train(
-        self,
-        cases: Sequence[tuple[Sequence[VolumeNode], SegmentationNode]],
-        preset: str = "balanced",
-        minutes: float | None = None,
-        device: str = "auto",
-        wait: bool = True,
-        onEvent: Callable[[dict[str, Any]], None] | None = None,
-        onEnd: Callable[[tasks.Outcome], None] | None = None,
-    ) -> tasks.Outcome | Job:
-        """Train one model on several volumes, each given as (list of channels, annotation)."""
-        made = [self.makeCase(nodes, annotation) for nodes, annotation in cases]
-        self._prepareWorker()
-        folder = runs.newRunFolder()
-        choices = runs.TrainingChoices(preset, minutes, device)
-        return self._run(lambda event, end: tasks.trainJob(made, folder, choices, event, end), wait, onEvent, onEnd)
-
-    def segment(
-        self,
-        model: Path | str,
-        volumes: Sequence[Sequence[VolumeNode]],
-        device: str = "auto",
-        confidence: bool = False,
-        wait: bool = True,
-        onEvent: Callable[[dict[str, Any]], None] | None = None,
-        onEnd: Callable[[tasks.Outcome], None] | None = None,
-    ) -> tasks.Outcome | Job:
-        """Apply a model to volumes of the scene, each given as a list of its channels."""
-        for nodes in volumes:
-            checkChannels(nodes)
-        self._prepareWorker()
-        segments = [Segment(**{**s, "color": tuple(s["color"])}) for s in self.modelCard(model)["header"]["segments"]]
-        folder = runs.newRunFolder()
-        return self._run(
-            lambda event, end: tasks.segmentNodesJob(
-                Path(model), segments, volumes, folder, device, confidence, event, end
-            ),
-            wait, onEvent, onEnd,
-        )
-
-    def segmentFiles(
-        self,
-        model: Path | str,
-        files: Sequence[Path | str],
-        outputFolder: Path | str,
-        device: str = "auto",
-        wait: bool = True,
-        onEvent: Callable[[dict[str, Any]], None] | None = None,
-        onEnd: Callable[[tasks.Outcome], None] | None = None,
-    ) -> tasks.Outcome | Job:
-        """Apply a model to volume files; the segmentations are written into a folder and not loaded."""
-        if not files:
-            raise InputError("There is no volume file to segment; choose a folder that holds some.")
-        self._prepareWorker()
-        folder = runs.newRunFolder()
-        paths = [Path(file) for file in files]
-        return self._run(
-            lambda event, end: tasks.segmentFilesJob(
-                Path(model), paths, Path(outputFolder), folder, device, event, end
-            ),
-            wait, onEvent, onEnd,
-        )
-
-    def modelCard(self, model: Path | str) -> dict[str, Any]:
-        """A model's card: "text" for a person, "header" with all details."""
-        self._prepareWorker()
-        cards: list[dict[str, Any]] = []
-        self._run(
-            lambda event, end: tasks.askJob(["info", str(model)], event, end), True,
-            lambda event: cards.append(event) if event["event"] == "card" else None, None,
-        )
-        return cards[0]
-
-    def askDevice(self, device: str, onEvent: Callable[[dict[str, Any]], None]) -> Job:
-        """Ask which device would be used; the answer comes as a "device" event."""
-        return self._run(lambda event, end: tasks.askJob(["device", "--device", device], event, end), False, onEvent)
-
-    def makeCase(
-        self,
-        nodes: Sequence[VolumeNode],
-        annotationNode: SegmentationNode,
-        slices: Sequence[str] | None = None,
-        heldOut: Sequence[str] | None = None,
-        scribbles: bool = False,
-    ) -> runs.TrainingCase:
-        """Take a volume and its annotation out of the scene, checked.
-
-        Raises:
-            InputError: they cannot be used.
-        """
-        geometry = checkChannels(nodes)
-        if annotationNode is None:
-            raise InputError("No annotation is chosen; create one under 'Annotation' and paint a few slices.")
-        painted = paintedOn(annotationNode, nodes[0])
-        uses = dict.fromkeys(heldOut or (), HELD_OUT)
-        found = overview(painted, slices or [], uses, scribbles)
-        if slices is not None and not scribbles:
-            wanted = {*map(parsePlane, slices)}
-            uses |= {str(plane): IGNORE for plane in found.planes() if plane not in wanted}
-            found = overview(painted, slices, uses)
-        if found.problem:
-            raise InputError(found.problem)
-        held = tuple(found.planes(HELD_OUT))
-        planes = tuple(plane for plane in found.planes() if uses.get(str(plane)) != IGNORE)
-        return runs.TrainingCase(
-            nodes[0].GetName(), runs.arraysOf(nodes), geometry, painted, planes, held if heldOut is not None else None
-        )
-
-    def interruptAll(self) -> None:
-        """Ask every running worker to keep a checkpoint and leave; returns at once."""
-        for job in list(self._jobs):
-            job.interrupt()
-
-    def endAll(self) -> None:
-        """Leave no worker behind; waits a moment for checkpoints."""
-        for job in list(self._jobs):
-            job.endNow()
-
-    def _prepareWorker(self) -> None:
-        if missingPackages():
-            installMissing()
-
-    def _run(
-        self,
-        make: Callable[..., Job],
-        wait: bool,
-        onEvent: Callable[[dict[str, Any]], None] | None,
-        onEnd: Callable[[tasks.Outcome], None] | None = None,
-    ) -> tasks.Outcome | Job:
-        outcomes: list[tasks.Outcome] = []
-
-        def end(outcome: tasks.Outcome) -> None:
-            outcomes.append(outcome)
-            if job in self._jobs:
-                self._jobs.remove(job)
-            if onEnd is not None:
-                onEnd(outcome)
-
-        job = make(onEvent or (lambda event: None), end)
-        self._jobs.append(job)
-        job.start()
-        if not wait:
-            return job
-        job.wait()
-        if outcomes[0].error:
-            raise RuntimeError(outcomes[0].error)
-        return outcomes[0]
-
-
 class SparseUNet3DTest(ScriptedLoadableModuleTest):
     """The whole way on the sample, inside Slicer: load, densify, and find the tubules again."""
 
@@ -349,8 +112,6 @@ class SparseUNet3DTest(ScriptedLoadableModuleTest):
 
     def test_sampleIsDensified(self) -> None:
         """The segmentation beats what painting alone would give, and lies on the volume."""
-        from SparseUNet3DModule.sample_data import loadSample
-
         self.delayDisplay("Making the sample")
         *channels, annotation = loadSample()
         logic = SparseUNet3DLogic()

@@ -12,7 +12,7 @@ from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DModule.background import Background
 from SparseUNet3DModule.navigation import goTo, planeShown, sliceNodes
 from SparseUNet3DModule.painted import paintedOn
-from SparseUNet3DModule.slices import TRAIN, USES, SliceOverview, overview
+from SparseUNet3DModule.slices import HELD_OUT, IGNORE, TRAIN, USES, SliceOverview, overview
 
 _EFFECTS = ("Paint", "Draw", "Erase", "Level tracing", "Scissors", "Islands", "Smoothing", "Threshold")
 _EDITOR_TAG = "SparseUNet3D"
@@ -193,8 +193,9 @@ class AnnotateSection:
 
     def _useSelector(self, plane: str, use: str) -> Any:
         selector = qt.QComboBox()
+        texts = {TRAIN: _("train"), HELD_OUT: _("held out"), IGNORE: _("ignore")}
         for value in USES:
-            selector.addItem(_(value), value)
+            selector.addItem(texts[value], value)
         if use == TRAIN and plane in self.heldOutByProgram:
             selector.setItemText(0, _("held out (automatic)"))
         selector.setCurrentIndex(USES.index(use))

@@ -52,7 +52,7 @@ class Job:
         self._stopFile, self._arguments, self._takeBack = stopFile, arguments, takeBack
         self._onEvent, self._onEnd = onEvent, onEnd
         self._steps: Iterator[float] = handOver
-        self._asked = ""
+        self._asked, self._abandoned = "", False
         self._giveUpAt: float | None = None
         self._done: dict[str, Any] = {}
         self._worker = Worker(self._onWorkerEvent, self._onWorkerEnd)
@@ -70,10 +70,16 @@ class Job:
 
     def interrupt(self) -> None:
         """Ask to keep a checkpoint and leave; who does not leave in ten seconds is ended."""
+        if self.state != "running":
+            self._end("Stopped as asked.", interrupted=True)
+            return
         self._giveUpAt = time.monotonic() + _PATIENCE
         self._ask("interrupt")
-        if self.state == "handing over":
-            self._end("Stopped before the training began.", interrupted=True)
+
+    def abandon(self) -> None:
+        """As `interrupt`, and take nothing back: the scene that the result belongs to is closing."""
+        self._abandoned = True
+        self.interrupt()
 
     def endNow(self, milliseconds: int = 2000) -> None:
         """Leave within ``milliseconds``, with a checkpoint if the worker manages; for an application that closes."""
@@ -82,8 +88,7 @@ class Job:
             if not self._worker.waitForEnd(milliseconds):
                 self._worker.kill()
                 self._worker.waitForEnd(milliseconds)
-        if self.state != "ended":
-            self._end("Stopped, because Slicer is closing.", interrupted=True)
+        self._end("Stopped, because Slicer is closing.", interrupted=True)
 
     @property
     def log(self) -> list[str]:
@@ -149,6 +154,9 @@ class Job:
     def _onWorkerEnd(self, exitCode: int) -> None:
         if self.state == "ended":
             return
+        if self._abandoned:
+            self._end("Stopped, because the scene was closed.", interrupted=True)
+            return
         if exitCode == 0:
             self._steps, self.state = self._takeBack(self._done), "taking back"
             return
@@ -171,6 +179,8 @@ class Job:
         return f"The worker process ended unexpectedly (exit code {exitCode}); its last words are in the log."
 
     def _end(self, error: str, interrupted: bool = False) -> None:
+        if self.state == "ended":
+            return
         self._timer.stop()
         self.state, self.error, self.interrupted = "ended", error, interrupted
         self._onEnd(self)

@@ -34,6 +34,7 @@ class Panel:
         self.parameters: SparseUNet3DParameters | None = None
         self.job: Job | None = None
         self._observer: tuple[Any, int] | None = None
+        self._scene = 0
         self.data = DataSection(self)
         self.annotate = AnnotateSection(self)
         self.train = TrainSection(self)
@@ -48,7 +49,11 @@ class Panel:
             node.RemoveObserver(tag)
             self._observer = None
         self.parameters = parameters
-        if parameters is not None:
+        if parameters is None:
+            # What a run of the closing scene still says, and brings, belongs to no scene.
+            self._scene += 1
+            self.job = None
+        else:
             node = parameters.parameterNode
             self._observer = (node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onModified))
         self.update()
@@ -90,16 +95,21 @@ class Panel:
         ``onEvent`` and ``onEnd`` among the options are called besides the panel's own.
         """
         onEvent, onEnd = options.pop("onEvent", None), options.pop("onEnd", None)
+        scene = self._scene
 
         def event(record: dict[str, Any]) -> None:
+            if scene != self._scene:
+                return
             self.train.showEvent(record)
             if onEvent is not None:
                 onEvent(record)
 
         def end(outcome: Outcome) -> None:
+            if scene != self._scene:
+                return
             self.job = None
             self.train.showEnd(outcome)
-            if onEnd is not None and self.parameters is not None:
+            if onEnd is not None:
                 onEnd(outcome)
             self.update()
 

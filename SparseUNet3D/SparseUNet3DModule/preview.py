@@ -46,16 +46,15 @@ class Preview:
 
     def remove(self) -> None:
         """Take the preview out of the scene."""
-        self.forget()
         node = slicer.mrmlScene.GetNodeByID(self._nodeId) if self._nodeId else None
+        self.forget()
         if node is not None:
             slicer.mrmlScene.RemoveNode(node)
-        self._nodeId = ""
 
     def forget(self) -> None:
-        """Show nothing more."""
+        """Show nothing more; for a scene that closes, as IDs mean other nodes in the next."""
         self._timer.stop()
-        self._steps = iter(())
+        self._steps, self._nodeId = iter(()), ""
 
     def _tick(self) -> None:
         try:

@@ -40,6 +40,8 @@ class ResultSection:
     def update(self) -> None:
         """Show the parameters."""
         parameters, ui = self._panel.parameters, self._ui
+        if parameters is None:
+            self._errorsId = ""  # IDs mean other nodes in the next scene
         result = parameters.result if parameters is not None else None
         confidence = parameters.confidence if parameters is not None else None
         ui.show3DButton.enabled = result is not None

@@ -58,6 +58,10 @@ class TrainSection:
         self.updateButtons()
         if parameters is None:
             self.preview.forget()
+            ui.progressBar.setRange(0, 100)
+            ui.progressBar.value = 0
+            ui.statusLabel.text = ""
+            ui.errorFrame.visible = False
             return
         self._updating = True
         ui.presetSelector.setCurrentIndex(_PRESETS.index(parameters.preset) if parameters.preset in _PRESETS else 1)
