@@ -43,6 +43,10 @@ class AnnotateSection:
         ui.segmentEditorWidget.setEffectNameOrder(list(_EFFECTS))
         ui.segmentEditorWidget.maximumNumberOfUndoStates = 5
         ui.segmentEditorWidget.undoEnabled = True
+        # Both are chosen under "Data".
+        ui.segmentEditorWidget.segmentationNodeSelectorVisible = False
+        ui.segmentEditorWidget.sourceVolumeNodeSelectorVisible = False
+        ui.segmentEditorWidget.switchToSegmentationsButtonVisible = False
         ui.sliceTable.connect("cellClicked(int,int)", self._onCell)
         ui.sliceTable.horizontalHeader().setStretchLastSection(False)
         ui.sliceTable.horizontalHeader().setSectionResizeMode(2, qt.QHeaderView.Stretch)
@@ -80,7 +84,6 @@ class AnnotateSection:
         self._ui.segmentEditorWidget.uninstallKeyboardShortcuts()
         self._ui.segmentEditorWidget.removeViewObservations()
         for shortcut in self._shortcuts:
-            shortcut.disconnect("activated()")
             shortcut.setParent(None)
             shortcut.deleteLater()
         self._shortcuts = []

@@ -9,35 +9,42 @@ import vtk
 
 _STEP, _LOSS, _IOU = "step", "loss", "held-out IoU"
 _COLORS = {_LOSS: (0.85, 0.37, 0.01), _IOU: (0.0, 0.45, 0.7)}
-#: Of Slicer's singleton-tagged nodes: one chart for the module, however often it runs.
-_TAG = "SparseUNet3D"
+#: Layout name of the panel's plot view.
+_VIEW = "SparseUNet3D"
 #: Shares of the old in the smoothed loss.
 _SMOOTHING = 0.9
 
 
 class TrainingChart:
-    """The plot chart node, its two series and their tables. Made when first needed, and again after a scene closed."""
+    """The plot chart node, its two series and their tables: made when needed, and anew after a scene was closed."""
 
     def __init__(self) -> None:
         self._smoothed: float | None = None
+        self._chart: slicer.vtkMRMLPlotChartNode | None = None
+        self._tables: dict[str, slicer.vtkMRMLTableNode] = {}
 
     def chartNode(self) -> slicer.vtkMRMLPlotChartNode:
         """The chart; made with all that belongs to it if it is not in the scene."""
-        node = _singleton("vtkMRMLPlotChartNode", "")
-        if node is None:
-            node = _addSingleton("vtkMRMLPlotChartNode", "", "SparseUNet3D training")
-            node.SetXAxisTitle("training step")
-            node.SetYAxisTitle("loss, IoU")
-            node.SetTitle("")
-            for name in (_LOSS, _IOU):
-                node.AddAndObservePlotSeriesNodeID(_makeSeries(name).GetID())
-        return node
+        if self._chart is None or self._chart.GetScene() is None or any(
+            table.GetScene() is None for table in self._tables.values()
+        ):
+            self._chart = _add("vtkMRMLPlotChartNode", "SparseUNet3D training")
+            self._chart.SetXAxisTitle("training step")
+            self._chart.SetYAxisTitle("loss, IoU")
+            self._tables = {name: _addTable(name) for name in (_LOSS, _IOU)}
+            for name, table in self._tables.items():
+                self._chart.AddAndObservePlotSeriesNodeID(_addSeries(name, table).GetID())
+        return self._chart
 
     def viewNode(self) -> slicer.vtkMRMLPlotViewNode:
         """The plot view node that shows the chart in the panel."""
-        node = _singleton("vtkMRMLPlotViewNode", "")
+        node = slicer.mrmlScene.GetSingletonNode(_VIEW, "vtkMRMLPlotViewNode")
         if node is None:
-            node = _addSingleton("vtkMRMLPlotViewNode", "", "SparseUNet3D training")
+            node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLPlotViewNode")
+            node.UnRegister(None)
+            node.SetLayoutName(_VIEW)
+            node.SetName("SparseUNet3D training")
+            node = slicer.mrmlScene.AddNode(node)
         node.SetPlotChartNodeID(self.chartNode().GetID())
         return node
 
@@ -45,11 +52,19 @@ class TrainingChart:
         """Begin a new training."""
         self._smoothed = None
         self.chartNode()
-        for name in (_LOSS, _IOU):
-            table = _singleton("vtkMRMLTableNode", name)
-            if table is not None:
-                table.GetTable().SetNumberOfRows(0)
-                table.Modified()
+        for table in self._tables.values():
+            table.GetTable().SetNumberOfRows(0)
+            table.GetTable().Modified()
+            table.Modified()
+
+    def values(self, name: str) -> list[tuple[float, float]]:
+        """The points of the curve "loss" or "held-out IoU"."""
+        self.chartNode()
+        table = self._tables[name].GetTable()
+        return [
+            (table.GetValue(row, 0).ToFloat(), table.GetValue(row, 1).ToFloat())
+            for row in range(table.GetNumberOfRows())
+        ]
 
     def take(self, event: dict[str, Any]) -> None:
         """Draw a "step" or "validation" event; others are left alone."""
@@ -62,7 +77,7 @@ class TrainingChart:
 
     def _append(self, name: str, step: float, value: float) -> None:
         self.chartNode()
-        tableNode = _singleton("vtkMRMLTableNode", name)
+        tableNode = self._tables[name]
         table = tableNode.GetTable()
         row = table.InsertNextBlankRow()
         table.SetValue(row, 0, vtk.vtkVariant(float(step)))
@@ -71,33 +86,32 @@ class TrainingChart:
         tableNode.Modified()
 
 
-def _makeSeries(name: str) -> slicer.vtkMRMLPlotSeriesNode:
-    tableNode = _addSingleton("vtkMRMLTableNode", name, f"SparseUNet3D {name}")
+def _addTable(name: str) -> slicer.vtkMRMLTableNode:
+    node = _add("vtkMRMLTableNode", f"SparseUNet3D {name}")
     for title in (_STEP, name):
         column = vtk.vtkFloatArray()
         column.SetName(title)
-        tableNode.AddColumn(column)
-    series = _addSingleton("vtkMRMLPlotSeriesNode", name, name)
-    series.SetAndObserveTableNodeID(tableNode.GetID())
+        node.AddColumn(column)
+    return node
+
+
+def _addSeries(name: str, table: slicer.vtkMRMLTableNode) -> slicer.vtkMRMLPlotSeriesNode:
+    series = _add("vtkMRMLPlotSeriesNode", name)
+    series.SetAndObserveTableNodeID(table.GetID())
     series.SetXColumnName(_STEP)
     series.SetYColumnName(name)
     series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
-    isIou = name == _IOU
     style = slicer.vtkMRMLPlotSeriesNode
-    series.SetMarkerStyle(style.MarkerStyleCircle if isIou else style.MarkerStyleNone)
+    series.SetMarkerStyle(style.MarkerStyleCircle if name == _IOU else style.MarkerStyleNone)
     series.SetLineStyle(style.LineStyleSolid)
     series.SetColor(*_COLORS[name])
     return series
 
 
-def _singleton(nodeClass: str, name: str) -> slicer.vtkMRMLNode | None:
-    return slicer.mrmlScene.GetSingletonNode(f"{_TAG}{name}", nodeClass)
-
-
-def _addSingleton(nodeClass: str, tag: str, name: str) -> slicer.vtkMRMLNode:
+def _add(nodeClass: str, name: str) -> slicer.vtkMRMLNode:
+    """A node that is neither listed nor saved."""
     node = slicer.mrmlScene.CreateNodeByClass(nodeClass)
     node.UnRegister(None)
-    node.SetSingletonTag(f"{_TAG}{tag}")
     node.SetName(name)
     node.SetHideFromEditors(1)
     node.SetSaveWithScene(False)

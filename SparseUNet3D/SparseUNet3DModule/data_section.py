@@ -49,7 +49,6 @@ class DataSection:
             node = ui.channelSelector.nodeFromIndex(n)
             isMain = node is parameters.volume
             (ui.channelSelector.check if node.GetID() in checked and not isMain else ui.channelSelector.uncheck)(node)
-            ui.channelSelector.setUserCheckable(node, not isMain)
         self._updating = False
         ui.dataMessage.text = self.problem()
         ui.dataMessage.visible = bool(ui.dataMessage.text)

@@ -10,6 +10,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
 from SparseUNet3DLib.segments import Segment
+from SparseUNet3DModule.volumes import directionsOf
 
 CONFIDENCE_COLORS = "vtkMRMLColorTableNodeFileViridis.txt"
 
@@ -64,12 +65,12 @@ def newConfidence(
     node = slicer.mrmlScene.AddNewNodeByClass(
         "vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name)
     )
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(matrix)
     image = vtk.vtkImageData()
     _fill(image, confidence)
     node.SetAndObserveImageData(image)
-    node.SetIJKToRASMatrix(matrix)
+    node.SetSpacing(volumeNode.GetSpacing())
+    node.SetOrigin(volumeNode.GetOrigin())
+    node.SetIJKToRASDirectionMatrix(directionsOf(volumeNode))
     node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
@@ -94,9 +95,10 @@ def _putOnGrid(
     labelmap: slicer.vtkOrientedImageData, array: np.ndarray, volumeNode: slicer.vtkMRMLVolumeNode
 ) -> None:
     _fill(labelmap, array)
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(matrix)
-    labelmap.SetImageToWorldMatrix(matrix)
+    # One by one: taking a matrix apart again would round.
+    labelmap.SetSpacing(volumeNode.GetSpacing())
+    labelmap.SetOrigin(volumeNode.GetOrigin())
+    labelmap.SetDirectionMatrix(directionsOf(volumeNode))
 
 
 def _fill(image: vtk.vtkImageData, array: np.ndarray) -> None:

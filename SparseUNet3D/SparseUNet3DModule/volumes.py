@@ -17,9 +17,7 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 def geometryOf(volumeNode: slicer.vtkMRMLVolumeNode) -> Geometry:
     """The voxel grid of a volume, without its parent transform."""
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASDirectionMatrix(matrix)
-    directions = np.array([[matrix.GetElement(row, column) for column in range(3)] for row in range(3)])
+    directions = slicer.util.arrayFromVTKMatrix(directionsOf(volumeNode))[:3, :3]
     origin = _RAS_TO_LPS @ np.array(volumeNode.GetOrigin())
     return Geometry(
         tuple(volumeNode.GetImageData().GetDimensions()),
@@ -29,11 +27,18 @@ def geometryOf(volumeNode: slicer.vtkMRMLVolumeNode) -> Geometry:
     )
 
 
+def directionsOf(volumeNode: slicer.vtkMRMLVolumeNode) -> vtk.vtkMatrix4x4:
+    """The directions of the voxel axes in RAS."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASDirectionMatrix(matrix)
+    return matrix
+
+
 def geometryOfLabelmap(labelmap: slicer.vtkOrientedImageData) -> Geometry:
     """The voxel grid of an oriented image, from the first voxel of its extent on."""
     matrix = vtk.vtkMatrix4x4()
     labelmap.GetDirectionMatrix(matrix)
-    directions = np.array([[matrix.GetElement(row, column) for column in range(3)] for row in range(3)])
+    directions = slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]
     extent, spacing = labelmap.GetExtent(), np.array(labelmap.GetSpacing())
     first = np.array(labelmap.GetOrigin()) + directions @ (spacing * np.array(extent[::2]))
     return Geometry(

@@ -84,8 +84,7 @@ class Worker:
 
     def _readLog(self) -> None:
         text = self._process.readAllStandardError().data().decode("utf-8", "replace")
-        for line in text.splitlines():
-            self._say(line)
+        self._handle([{"event": "log", "text": line} for line in text.splitlines()])
 
     def _handle(self, events: Sequence[dict[str, Any]]) -> None:
         for event in events:

@@ -1,0 +1,232 @@
+"""What can go wrong with a run: each time one sentence, nothing lost, and no process left behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import resource
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (there is none for this Python)")
+
+from driving import SHAPE, addAnnotation, addVolume, isAlive, labelsOf, makeLauncher, nodeNames, pathWith
+
+TRAINING = "Training: step"
+
+
+def startTraining(panel, drive) -> Path:
+    """Press Segment, wait until it trains and has a checkpoint; the run's folder."""
+    panel.parameters.minutes = 30.0
+    panel.ui.segmentButton.click()
+    assert drive(lambda: panel.ui.statusLabel.text.startswith(TRAINING), 60), panel.ui.errorLabel.text
+    return Path(panel.parameters.runFolder)
+
+
+def hasCheckpoint(folder: Path) -> bool:
+    return any((folder / "checkpoint").glob("*.safetensors"))
+
+
+def test_a_killed_worker_is_explained_and_its_run_goes_on(panel, ready, drive, train):
+    folder = startTraining(panel, drive)
+    assert drive(lambda: hasCheckpoint(folder), 60)
+    pids = panel.job.pids
+    assert len(pids) == 2  # the launcher, and the Python that it started
+    os.kill(max(pids), signal.SIGKILL)
+    assert drive(lambda: not panel.isBusy, 30)
+    assert "was ended by the system or another program" in panel.ui.errorLabel.text
+    assert not panel.ui.errorFrame.isHidden() and panel.parameters.result is None
+    panel.ui.copyErrorButton.click()
+    assert slicer.app.clipboard().text().startswith("The worker process was ended")
+    assert panel.ui.continueButton.enabled
+    train(panel.ui.continueButton)
+    assert panel.parameters.runFolder == str(folder) and panel.parameters.result is not None
+
+
+def test_closing_the_scene_ends_the_run_and_leaves_nothing(panel, ready, drive):
+    startTraining(panel, drive)
+    pids = panel.job.pids
+    slicer.mrmlScene.Clear(0)
+    assert not panel.isBusy and panel.ui.statusLabel.text == ""
+    assert drive(lambda: not any(map(isAlive, pids)), 30)
+    assert nodeNames("vtkMRMLSegmentationNode") == [] and panel.parameters.runFolder == ""
+    assert panel.ui.segmentButton.toolTip == "Choose a volume first."
+
+
+def test_the_application_leaves_no_process_behind(panel, ready, drive, stand_in):
+    startTraining(panel, drive)
+    pids = panel.job.pids
+    stand_in.quit()
+    assert not any(map(isAlive, pids))
+
+
+def test_unloading_the_module_ends_the_run(panel, ready, drive, stand_in):
+    startTraining(panel, drive)
+    pids = panel.job.pids
+    panel.logic.endAll()
+    assert not any(map(isAlive, pids)) and not panel.isBusy
+
+
+def test_a_worker_that_does_not_listen_is_ended(panel, ready, drive, monkeypatch):
+    monkeypatch.setattr("SparseUNet3DModule.job._PATIENCE", 0.5)
+    startTraining(panel, drive)
+    pids = panel.job.pids
+    os.kill(max(pids), signal.SIGSTOP)
+    panel.ui.stopButton.click()
+    panel.ui.stopButton.click()
+    assert drive(lambda: not panel.isBusy, 30)
+    assert drive(lambda: not any(map(isAlive, pids)), 10)
+    assert panel.ui.errorFrame.isHidden()  # it was asked for
+
+
+def test_the_volume_is_deleted_meanwhile(panel, ready, drive):
+    folder = startTraining(panel, drive)
+    slicer.mrmlScene.RemoveNode(panel.parameters.volume)
+    assert panel.parameters.volume is None
+    panel.ui.stopButton.click()
+    assert drive(lambda: not panel.isBusy, 60)
+    result = folder / "result.seg.nrrd"
+    assert panel.ui.errorLabel.text == f"The volume was deleted meanwhile; its segmentation is kept in '{result}'."
+    assert result.exists()
+
+
+def test_the_annotation_is_deleted_meanwhile(panel, ready, drive):
+    startTraining(panel, drive)
+    slicer.mrmlScene.RemoveNode(panel.parameters.annotation)
+    panel.ui.stopButton.click()
+    assert drive(lambda: not panel.isBusy, 60)
+    assert panel.ui.statusLabel.text == "Done." and panel.parameters.result is not None
+
+
+def test_the_result_is_deleted_afterwards(panel, ready, train):
+    train()
+    slicer.mrmlScene.RemoveNode(panel.parameters.result)
+    slicer.mrmlScene.RemoveNode(panel.parameters.confidence)
+    assert panel.parameters.result is None
+    assert not panel.ui.show3DButton.enabled and not panel.ui.showConfidenceButton.enabled
+
+
+def test_painting_goes_on_while_it_trains(panel, ready, drive):
+    """What is painted after the start is not trained on, and not lost."""
+    startTraining(panel, drive)
+    annotation, volume = panel.parameters.annotation, panel.parameters.volume
+    identifier = annotation.GetSegmentation().GetNthSegmentID(0)
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(annotation, identifier, volume).copy()
+    mask[10, 4:8, 4:8] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, annotation, identifier, volume)
+    painted = labelsOf(annotation, volume)
+    panel.ui.stopButton.click()
+    assert drive(lambda: not panel.isBusy, 60)
+    np.testing.assert_array_equal(labelsOf(annotation, volume), painted)
+
+
+def test_a_full_disk_is_told_in_a_sentence(panel, ready, drive):
+    """No file may grow beyond some kilobytes here, which the system reports as it does a full disk."""
+    panel.parameters.minutes = 0.05
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        panel.ui.segmentButton.click()
+        assert drive(lambda: not panel.isBusy, 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "Cannot write" in panel.ui.errorLabel.text and "File too large" in panel.ui.errorLabel.text
+    assert not list(Path(panel.parameters.runFolder).glob("*.nrrd"))
+
+
+def test_memory_runs_out(panel, ready, drive, tmp_path, monkeypatch):
+    makeLauncher(tmp_path, "ulimit -v 1000000")
+    monkeypatch.setenv("PATH", pathWith(tmp_path))
+    panel.ui.segmentButton.click()
+    assert drive(lambda: not panel.isBusy, 60)
+    text = panel.ui.errorLabel.text
+    assert "emory" in text or "PyTorch is installed but does not load" in text or "ended by the system" in text, text
+
+
+def test_python_is_not_found(panel, ready, drive, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    panel.ui.segmentButton.click()
+    assert drive(lambda: not panel.isBusy, 30)
+    assert "The worker process did not start" in panel.ui.errorLabel.text
+
+
+def test_a_worker_that_crashes_is_explained(panel, ready, drive, tmp_path, monkeypatch):
+    makeLauncher(tmp_path, 'echo "Traceback: something odd" >&2; exit 7')
+    monkeypatch.setenv("PATH", pathWith(tmp_path))
+    panel.ui.segmentButton.click()
+    assert drive(lambda: not panel.isBusy, 30)
+    assert "ended unexpectedly (exit code 7)" in panel.ui.errorLabel.text
+    assert "something odd" in panel.ui.logText.plainText
+
+
+@pytest.fixture
+def withoutTorch(monkeypatch):
+    """Python finds no torch, as in a Slicer without the PyTorch extension."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find(name, *a))
+
+
+def test_torch_is_asked_for_and_its_absence_explained(panel, ready, drive, dialogs, withoutTorch):
+    dialogs.answer("yesNo", False)
+    panel.ui.segmentButton.click()
+    assert not panel.isBusy and panel.ui.errorFrame.isHidden()
+    assert "torch must be installed" in dialogs.texts("yesNo")[-1]
+    dialogs.answer("yesNo", True)
+    panel.ui.segmentButton.click()
+    assert not panel.isBusy
+    assert "needs the PyTorch extension; install 'PyTorch' in the Extensions Manager" in panel.ui.errorLabel.text
+
+
+def test_torch_that_cannot_be_installed_is_explained(panel, ready, dialogs, withoutTorch, monkeypatch, tmp_path):
+    (tmp_path / "PyTorchUtils.py").write_text(
+        "class PyTorchUtilsLogic:\n"
+        "    def installTorch(self, askConfirmation=False, forceComputationBackend=None,\n"
+        "                     torchVersionRequirement=None, torchvisionVersionRequirement=None):\n"
+        "        raise RuntimeError('no network')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    dialogs.answer("yesNo", True)
+    panel.ui.segmentButton.click()
+    text = panel.ui.errorLabel.text
+    assert "PyTorch could not be installed (no network)" in text and "README's section on offline" in text
+
+
+def test_a_deleted_node_never_hurts(panel, ready, drive):
+    """In any order, at rest."""
+    parameters = panel.parameters
+    for node in (parameters.annotation, parameters.volume, parameters.parameterNode):
+        slicer.mrmlScene.RemoveNode(node)
+        assert drive(lambda: not panel.annotate._background.isBusy, 10)
+    panel.setParameters(panel.logic.getParameters())
+    volume = addVolume()
+    panel.parameters.volume, panel.parameters.annotation = volume, addAnnotation(volume)
+    assert drive(lambda: panel.ui.sliceTable.rowCount == 5)
+
+
+def test_opening_and_closing_again_and_again(panel, ready, drive, stand_in):
+    widget = slicer.modules.SparseUNet3DWidget
+    window = slicer.util.mainWindow()
+    for _ in range(3):
+        widget.exit()
+        assert panel.ui.segmentEditorWidget.activeEffect() is None
+        assert not panel.annotate._shortcuts
+        widget.enter()
+        assert len(panel.annotate._shortcuts) == 3
+        slicer.mrmlScene.Clear(0)
+        assert panel.parameters.volume is None
+    assert window is not None
+    volume = addVolume()
+    panel.ui.volumeSelector.setCurrentNode(volume)
+    panel.ui.annotationSelector.setCurrentNode(addAnnotation(volume))
+    assert drive(lambda: panel.ui.sliceTable.rowCount == 5 and panel.ui.segmentButton.enabled)
+
+
+def test_a_volume_of_other_size_takes_the_annotation_s_place(panel, ready, drive):
+    """Another volume is chosen for the same annotation: what is painted lies elsewhere on it, or nowhere."""
+    small = addVolume("small", np.zeros((6, 8, 10), np.int16))
+    panel.ui.volumeSelector.setCurrentNode(small)
+    assert drive(lambda: panel.annotate.overview.rows != () or panel.annotate.overview.problem != "")
+    assert all(row.plane.index < SHAPE[row.plane.axis] for row in panel.annotate.overview.rows)

@@ -1,0 +1,325 @@
+"""The panel from end to end: painted slices in, a real worker process, segmentation and scores out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (there is none for this Python)")
+
+from driving import NAMES, PAINTED, SHAPE, addAnnotation, addVolume, denseLabels, iou, labelsOf, nodeNames, paint
+from SparseUNet3DModule.slices import HELD_OUT, IGNORE, TRAIN
+
+
+def table(panel: Any) -> list[tuple[str, ...]]:
+    """Texts of the table of slices."""
+    widget = panel.ui.sliceTable
+    return [tuple(widget.item(r, c).text() for c in range(3)) for r in range(widget.rowCount)]
+
+
+# -- before training ---------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_scene_says_what_to_do(panel):
+    ui = panel.ui
+    assert not ui.segmentButton.enabled and not ui.stopButton.enabled and not ui.continueButton.enabled
+    assert ui.segmentButton.toolTip == "Choose a volume first."
+    assert "press 'Segment'" in ui.resultLabel.text
+    assert ui.errorFrame.isHidden()
+
+
+def test_a_new_annotation_lies_on_the_volume(panel):
+    volume = addVolume("CT")
+    panel.ui.volumeSelector.setCurrentNode(volume)
+    assert panel.parameters.volume is volume
+    node = panel.ui.annotationSelector.addNode()
+    assert panel.parameters.annotation is node
+    assert node.GetName() == "CT annotation"
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    assert node.GetNodeReference(role) is volume
+    assert panel.ui.segmentEditorWidget.segmentationNode() is node
+    assert panel.ui.segmentEditorWidget.sourceVolumeNode() is volume
+
+
+def test_the_table_fills_while_one_paints(panel, drive):
+    volume = addVolume()
+    annotation = addAnnotation(volume, planes=())
+    panel.parameters.volume, panel.parameters.annotation = volume, annotation
+    assert drive(lambda: "Nothing is painted yet" in panel.ui.sliceMessage.text)
+    assert not panel.ui.segmentButton.enabled
+    ids = [annotation.GetSegmentation().GetNthSegmentID(n) for n in range(2)]
+    for number, identifier in enumerate(ids, start=1):
+        paint(annotation, identifier, volume, number, (8,))
+    assert drive(lambda: table(panel) == [("axial 8", "42.0 mm", "ball, core")])
+    for number, identifier in enumerate(ids, start=1):
+        paint(annotation, identifier, volume, number, (16,))
+    assert drive(lambda: [row[0] for row in table(panel)] == ["axial 8", "axial 16"])
+    assert "8.3 % of the volume is annotated: background" in panel.ui.sliceMessage.text
+    assert panel.ui.segmentButton.enabled
+
+
+def test_clicking_a_row_goes_there(panel, ready, drive):
+    red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    panel.ui.sliceTable.cellClicked.emit(3, 0)
+    assert red.GetSliceOffset() == pytest.approx(30 + 1.5 * PAINTED[3])
+    panel.ui.sliceTable.setCurrentCell(3, 0)
+    panel.ui.nextButton.click()
+    assert red.GetSliceOffset() == pytest.approx(30 + 1.5 * PAINTED[4])
+    panel.ui.nextButton.click()
+    assert red.GetSliceOffset() == pytest.approx(30 + 1.5 * PAINTED[0])
+    panel.ui.previousButton.click()
+    assert red.GetSliceOffset() == pytest.approx(30 + 1.5 * PAINTED[4])
+
+
+def test_a_slice_without_structures_is_declared_complete(panel, ready, drive):
+    red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    red.SetSliceOffset(30.2)
+    panel.ui.viewSelector.setCurrentIndex(panel.ui.viewSelector.findText("Red"))
+    panel.ui.completeButton.click()
+    assert drive(lambda: table(panel)[0] == ("axial 0", "30.0 mm", "nothing (background)"))
+    panel.ui.completeButton.click()
+    assert drive(lambda: table(panel)[0][0] == "axial 4")
+
+
+def test_a_tilted_view_is_no_slice(panel, ready):
+    red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    red.GetSliceToRAS().SetElement(2, 0, 0.5)
+    red.UpdateMatrices()
+    panel.ui.viewSelector.setCurrentIndex(panel.ui.viewSelector.findText("Red"))
+    panel.ui.completeButton.click()
+    assert "tilted against the volume's slices" in panel.ui.sliceMessage.text
+    red.SetOrientationToAxial()
+
+
+def test_slices_are_held_out_or_ignored(panel, ready, drive):
+    panel.ui.sliceTable.cellWidget(1, 3).setCurrentIndex(1)
+    assert drive(lambda: [r.use for r in panel.annotate.overview.rows][1] == HELD_OUT)
+    panel.ui.sliceTable.cellWidget(4, 3).setCurrentIndex(2)
+    assert drive(lambda: [r.use for r in panel.annotate.overview.rows] == [TRAIN, HELD_OUT, TRAIN, TRAIN, IGNORE])
+    assert dict(panel.parameters.sliceUse) == {"z:8": "held out", "z:20": "ignore"}
+    panel.ui.sliceTable.cellWidget(4, 3).setCurrentIndex(0)
+    assert drive(lambda: [r.use for r in panel.annotate.overview.rows][4] == TRAIN)
+
+
+@pytest.mark.parametrize(
+    "spoil, problem",
+    [
+        (lambda node: node.SetSpacing(2, 2, 2), "lie on different voxel grids: 'CT' has 32x32x24 voxels"),
+        (lambda node: node.SetAndObserveTransformNodeID(slicer.mrmlScene.AddNewNodeByClass(
+            "vtkMRMLLinearTransformNode").GetID()), "have different parent transforms"),
+        (lambda node: node.SetAndObserveImageData(None), "'other' has no voxels"),
+    ],
+)
+def test_channels_that_do_not_fit_are_refused_at_once(panel, ready, spoil, problem):
+    other = addVolume("other")
+    spoil(other)
+    panel.ui.channelSelector.check(other)
+    assert [n.GetName() for n in panel.parameters.furtherChannels] == ["other"]
+    assert problem in panel.ui.dataMessage.text
+    assert not panel.ui.segmentButton.enabled
+
+
+def test_overlapping_segments_are_refused_in_a_sentence(panel, ready, drive):
+    annotation, volume = panel.parameters.annotation, panel.parameters.volume
+    segmentation = annotation.GetSegmentation()
+    segmentation.SeparateSegmentLabelmap(segmentation.GetNthSegmentID(1))
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[8, 10:22, 10:22] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, annotation, segmentation.GetNthSegmentID(1), volume)
+    assert drive(lambda: "The segments 'ball' and 'core' overlap" in panel.ui.sliceMessage.text)
+    assert not panel.ui.segmentButton.enabled
+
+
+def test_one_segment_and_forty_segments(panel, drive):
+    volume = addVolume()
+    panel.parameters.volume, panel.parameters.annotation = volume, addAnnotation(volume, names=("ball",))
+    assert drive(lambda: len(table(panel)) == len(PAINTED))
+    assert panel.ui.segmentButton.enabled
+    many = addAnnotation(volume, planes=(), names=tuple(f"s{n}" for n in range(40)))
+    for n in range(40):
+        mask = np.zeros(SHAPE, np.uint8)
+        mask[8, 4 + n // 8 * 4 : 7 + n // 8 * 4, n % 8 * 4 : n % 8 * 4 + 3] = 1
+        mask[16] = mask[8]
+        identifier = many.GetSegmentation().GetNthSegmentID(n)
+        slicer.util.updateSegmentBinaryLabelmapFromArray(mask, many, identifier, volume)
+    panel.parameters.annotation = many
+    assert drive(lambda: [row[0] for row in table(panel)] == ["axial 8", "axial 16"])
+    assert len(panel.annotate.overview.shares) == 41
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def test_from_painted_slices_to_the_whole_volume(panel, ready, train):
+    annotation, volume = panel.parameters.annotation, panel.parameters.volume
+    before = labelsOf(annotation, volume)
+    train(minutes=0.2)
+    result = panel.parameters.result
+    assert result is not annotation and result.GetName() == "CT segmented"
+    names = [result.GetSegmentation().GetNthSegment(n).GetName() for n in range(2)]
+    assert names == list(NAMES)
+    for n in range(2):
+        painted, found = (node.GetSegmentation().GetNthSegment(n) for node in (annotation, result))
+        assert painted.GetColor() == found.GetColor()
+    labels = labelsOf(result, volume)
+    np.testing.assert_array_equal(labels[list(PAINTED)], denseLabels()[list(PAINTED)])
+    others = [k for k in range(SHAPE[0]) if k not in PAINTED]
+    assert iou(labels[others], denseLabels()[others], 1) > 0.4
+    np.testing.assert_array_equal(labelsOf(annotation, volume), before)
+    confidence = slicer.util.arrayFromVolume(panel.parameters.confidence)
+    assert confidence.shape == SHAPE and (confidence[list(PAINTED)] == 100).all() and confidence.min() < 100
+    # what is shown
+    ui = panel.ui
+    assert ui.progressBar.value == 100 and ui.statusLabel.text == "Done."
+    assert ui.scoreTable.rowCount == 2 and ui.scoreTable.item(0, 0).text() == "ball"
+    assert "on slices that the network did not learn from" in ui.resultLabel.text
+    held = [panel.ui.sliceTable.cellWidget(r, 3).currentText for r in range(5)]
+    assert held.count("held out (automatic)") == 1
+    chart = panel.train.chart
+    assert chart.viewNode().GetPlotChartNode() is chart.chartNode()
+    assert chart.chartNode().GetNumberOfPlotSeriesNodes() == 2
+    assert len(chart.values("loss")) > 1 and len(chart.values("held-out IoU")) >= 1
+    assert "preview" not in " ".join(nodeNames("vtkMRMLSegmentationNode"))
+    assert Path(panel.parameters.modelPath).exists() and ui.saveModelButton.enabled
+    # errors on the held-out slice, 3D, confidence
+    ui.showErrorsButton.click()
+    errors = slicer.util.getNode("CT errors")
+    assert errors.GetSegmentation().GetNumberOfSegments() == 3
+    assert not result.GetDisplayNode().GetVisibility2D()
+    ui.showErrorsButton.click()
+    assert "CT errors" not in nodeNames("vtkMRMLSegmentationNode")
+    assert result.GetDisplayNode().GetVisibility2D()
+    ui.show3DButton.click()
+    assert result.GetSegmentation().ContainsRepresentation("Closed surface")
+    ui.showConfidenceButton.click()
+    composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    assert composite.GetForegroundVolumeID() == panel.parameters.confidence.GetID()
+    ui.showConfidenceButton.click()
+    assert not composite.GetForegroundVolumeID()
+
+
+def test_painting_more_and_continuing_goes_on_from_the_model(panel, ready, train, drive):
+    train()
+    first, model = panel.parameters.result, panel.parameters.modelPath
+    annotation, volume = panel.parameters.annotation, panel.parameters.volume
+    for number in (1, 2):
+        paint(annotation, annotation.GetSegmentation().GetNthSegmentID(number - 1), volume, number, (10,))
+    assert drive(lambda: len(table(panel)) == 6)
+    train(panel.ui.continueButton)
+    assert panel.parameters.result is not first and panel.parameters.modelPath != model
+    assert panel.logic.modelCard(panel.parameters.modelPath)["header"]["record"]["started_from"]
+
+
+def test_stop_keeps_what_was_learnt(panel, ready, drive):
+    panel.ui.minutesSpinBox.value = 30
+    panel.ui.segmentButton.click()
+    assert panel.ui.stopButton.enabled and not panel.ui.segmentButton.enabled
+    assert drive(lambda: panel.ui.statusLabel.text.startswith("Training: step"), 60)
+    panel.ui.stopButton.click()
+    assert panel.ui.stopButton.text == "Stop now"
+    assert drive(lambda: not panel.isBusy, 60)
+    assert panel.ui.statusLabel.text == "Done."
+    assert panel.parameters.result is not None
+
+
+def test_stop_now_keeps_a_checkpoint_to_continue_from(panel, ready, drive, train):
+    panel.ui.minutesSpinBox.value = 30
+    panel.ui.segmentButton.click()
+    assert drive(lambda: panel.ui.statusLabel.text.startswith("Training: step"), 60)
+    folder = panel.parameters.runFolder
+    panel.ui.stopButton.click()
+    panel.ui.stopButton.click()
+    assert drive(lambda: not panel.isBusy, 60)
+    assert panel.parameters.result is None or panel.ui.statusLabel.text == "Done."
+    if panel.parameters.result is None:
+        assert panel.ui.continueButton.enabled and panel.ui.errorFrame.isHidden()
+        train(panel.ui.continueButton)
+        assert panel.parameters.runFolder == folder
+
+
+def test_copying_the_result_into_the_annotation_asks_and_can_be_undone(panel, ready, train, dialogs):
+    train()
+    annotation, volume = panel.parameters.annotation, panel.parameters.volume
+    painted = labelsOf(annotation, volume)
+    dialogs.answer("yesNo", False)
+    panel.ui.copyButton.click()
+    np.testing.assert_array_equal(labelsOf(annotation, volume), painted)
+    dialogs.answer("yesNo", True)
+    panel.ui.copyButton.click()
+    result = labelsOf(panel.parameters.result, volume)
+    np.testing.assert_array_equal(labelsOf(annotation, volume), result)
+    assert list(panel.parameters.completeSlices) == sorted(f"z:{k}" for k in PAINTED)
+    panel.ui.segmentEditorWidget.undo()
+    np.testing.assert_array_equal(labelsOf(annotation, volume), painted)
+
+
+def test_two_channels_and_scribbles(panel, drive, train):
+    volume, other = addVolume("one"), addVolume("two", np.zeros(SHAPE, np.float32) + denseLabels())
+    annotation = addAnnotation(volume, names=("Background", "core"))
+    panel.parameters.volume, panel.parameters.annotation = volume, annotation
+    panel.ui.channelSelector.check(other)
+    panel.ui.scribblesCheckBox.click()
+    assert drive(lambda: panel.ui.segmentButton.enabled and not table(panel))
+    train()
+    segmentation = panel.parameters.result.GetSegmentation()
+    assert segmentation.GetNumberOfSegments() == 1 and segmentation.GetNthSegment(0).GetName() == "core"
+    assert "Channels (2):" in panel.logic.modelCard(panel.parameters.modelPath)["text"]
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_saved_loaded_and_applied(panel, ready, train, drive, tmp_path):
+    train()
+    panel.model.save(str(tmp_path / "kept"))
+    assert panel.parameters.modelPath == str(tmp_path / "kept.safetensors")
+    slicer.mrmlScene.Clear(0)
+    assert panel.parameters.modelPath == ""
+    panel.model.load(str(tmp_path / "kept.safetensors"))
+    assert "1  ball" in panel.ui.modelCard.plainText
+    one, two = addVolume("one"), addVolume("two")
+    panel.ui.volumeSelector.setCurrentNode(one)
+    panel.ui.applyButton.click()
+    assert drive(lambda: not panel.isBusy, 60)
+    assert panel.parameters.result.GetName() == "one segmented" and panel.parameters.confidence is not None
+    for node in (one, two):
+        panel.ui.applySelector.check(node)
+    panel.ui.applyManyButton.click()
+    assert drive(lambda: not panel.isBusy, 60)
+    assert nodeNames("vtkMRMLSegmentationNode") == ["one segmented", "one segmented_1", "two segmented"]
+    (tmp_path / "in").mkdir()
+    slicer.util.saveNode(one, str(tmp_path / "in" / "a.nrrd"))
+    slicer.util.saveNode(two, str(tmp_path / "in" / "b.nii.gz"))
+    panel.ui.inputFolderButton.directory = str(tmp_path / "in")
+    panel.ui.outputFolderButton.directory = str(tmp_path / "out")
+    panel.ui.applyFolderButton.click()
+    assert drive(lambda: not panel.isBusy, 60)
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["a.seg.nrrd", "b.seg.nrrd"]
+    assert panel.ui.statusLabel.text.startswith("2 segmentations were written to")
+
+
+def test_a_broken_model_is_refused_in_a_sentence(panel, ready, tmp_path):
+    (tmp_path / "bad.safetensors").write_bytes(b"nonsense" * 20)
+    panel.model.load(str(tmp_path / "bad.safetensors"))
+    assert "bad.safetensors" in panel.ui.errorLabel.text and not panel.ui.errorFrame.isHidden()
+    assert panel.parameters.modelPath == ""
+
+
+def test_the_choices_are_in_the_scene(panel, ready, tmp_path, drive):
+    panel.ui.presetSelector.setCurrentIndex(2)
+    panel.ui.minutesSpinBox.value = 7.5
+    panel.ui.sliceTable.cellWidget(1, 3).setCurrentIndex(1)
+    panel.parameters.completeSlices = ["z:0"]
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb")) or slicer.util.saveScene(str(tmp_path / "scene.mrml"))
+    slicer.mrmlScene.Clear(0)
+    assert panel.parameters.volume is None and panel.ui.minutesSpinBox.value == 0
+    saved = next(tmp_path.glob("scene.*"))
+    slicer.util.loadScene(str(saved))
+    assert panel.parameters.volume.GetName() == "CT"
+    assert panel.ui.presetSelector.currentIndex == 2 and panel.ui.minutesSpinBox.value == 7.5
+    assert drive(lambda: [r.use for r in panel.annotate.overview.rows][:3] == [TRAIN, TRAIN, HELD_OUT])
+
+
