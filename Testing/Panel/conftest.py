@@ -1,4 +1,4 @@
-"""The module in the stand-in for Slicer's Qt half: one panel for all tests, an empty scene for each."""
+"""The module in the stand-in for Slicer's Qt half: one panel for the tests of a file, an empty scene for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "Testing"), str(ROOT / "SparseUNet3D")]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Slicer, with a launcher of Python that works as Slicer's does."""
     pytest.importorskip("PySide6.QtWidgets", reason="PySide6 is not installed", exc_type=ImportError)
@@ -31,6 +31,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         stand_in.load_module(ROOT / "SparseUNet3D")
         yield stand_in
         stand_in.unload_module("SparseUNet3D")
+        stand_in.close_main_window()
 
 
 @pytest.fixture

@@ -320,6 +320,7 @@ def test_the_choices_are_in_the_scene(panel, ready, tmp_path, drive):
     slicer.util.loadScene(str(saved))
     assert panel.parameters.volume.GetName() == "CT"
     assert panel.ui.presetSelector.currentIndex == 2 and panel.ui.minutesSpinBox.value == 7.5
-    assert drive(lambda: [r.use for r in panel.annotate.overview.rows][:3] == [TRAIN, TRAIN, HELD_OUT])
+    assert drive(lambda: [r.use for r in panel.annotate.overview.rows][:3] == [TRAIN, TRAIN, HELD_OUT], 5), (
+        panel.annotate.overview, dict(panel.parameters.sliceUse))
 
 
