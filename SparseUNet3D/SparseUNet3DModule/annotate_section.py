@@ -33,10 +33,11 @@ class AnnotateSection:
         self.overview = SliceOverview()
         self.heldOutByProgram: set[str] = set()
         self._background = Background()
+        self._question: tuple[Any, ...] = ()
         self._observed: list[tuple[Any, int]] = []
         self._shortcuts: list[Any] = []
         self._offsets: dict[str, float] = {}
-        self._isEntered = False
+        self._isEntered, self._isOutdated = False, True
         self._timer = qt.QTimer()
         self._timer.connect("timeout()", self._onTimer)
         ui = self._ui
@@ -100,12 +101,19 @@ class AnnotateSection:
             widget.enabled = ready
         if parameters is None:
             self._timer.stop()
+            self._question = ()
             ui.sliceTable.setRowCount(0)
             return
         ui.scribblesCheckBox.checked = parameters.scribbles
         if self._isEntered:
             self._showInEditor(annotation, volume)
-        self._lookSoon()
+        question = (
+            annotation, volume, tuple(parameters.completeSlices), tuple(sorted(parameters.sliceUse.items())),
+            parameters.scribbles, self._panel.data.problem(),
+        )
+        if question != self._question:
+            self._question = question
+            self._lookSoon()
 
     def _showInEditor(self, annotation: Any, volume: Any) -> None:
         editor = self._ui.segmentEditorWidget
@@ -121,6 +129,11 @@ class AnnotateSection:
             editor.setSegmentationNode(annotation)
         if editor.sourceVolumeNode() is not volume:
             editor.setSourceVolumeNode(volume)
+
+    @property
+    def isUpToDate(self) -> bool:
+        """Whether `overview` is of what is painted now."""
+        return not self._isOutdated and not self._background.isBusy
 
     # -- looking at what is painted --------------------------------------------------------------------------
 
@@ -142,23 +155,29 @@ class AnnotateSection:
         self._lookSoon()
 
     def _lookSoon(self) -> None:
+        self._isOutdated = True
         self._timer.start(_QUIET_MS)
+        self._panel.train.updateButtons()
 
     def _onTimer(self) -> None:
         if not self._background.isBusy:
             self._look()
             return
         if not self._background.isReady():
+            self._timer.start(_POLL_MS)
             return
         self._timer.stop()
         try:
             self.showOverview(self._background.fetch())
         except Exception as error:
             self.showOverview(SliceOverview(problem=str(error)))
+        if self._isOutdated:  # something was painted while it was computed
+            self._timer.start(_QUIET_MS)
 
     def _look(self) -> None:
         parameters = self._panel.parameters
         self._timer.stop()
+        self._isOutdated = False
         if parameters is None or parameters.annotation is None or not self._panel.channels():
             self.showOverview(SliceOverview())
             return

@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
+from SparseUNet3DLib.annotation import parse_planes
 from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DModule import runs, tasks
@@ -18,7 +19,7 @@ from SparseUNet3DModule.job import Job
 from SparseUNet3DModule.painted import paintedOn
 from SparseUNet3DModule.parameters import SparseUNet3DParameters
 from SparseUNet3DModule.results import newSegmentation
-from SparseUNet3DModule.slices import HELD_OUT, IGNORE, SliceOverview, overview, parsePlane
+from SparseUNet3DModule.slices import SliceOverview, overview
 from SparseUNet3DModule.volumes import checkChannels
 
 VolumeNode = slicer.vtkMRMLScalarVolumeNode
@@ -187,25 +188,22 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         """Take a volume and its annotation out of the scene, checked.
 
         Raises:
-            InputError: they cannot be used.
+            InputError, UsageError: they cannot be used.
         """
         geometry = checkChannels(nodes)
         if annotationNode is None:
             raise InputError("No annotation is chosen; create one under 'Annotation' and paint a few slices.")
         painted = paintedOn(annotationNode, nodes[0])
-        uses = dict.fromkeys(heldOut or (), HELD_OUT)
-        found = overview(painted, slices or [], uses, scribbles)
-        if slices is not None and not scribbles:
-            wanted = {*map(parsePlane, slices)}
-            uses |= {str(plane): IGNORE for plane in found.planes() if plane not in wanted}
-            found = overview(painted, slices, uses)
-        if found.problem:
-            raise InputError(found.problem)
-        held = tuple(found.planes(HELD_OUT))
-        planes = tuple(plane for plane in found.planes() if uses.get(str(plane)) != IGNORE)
-        return runs.TrainingCase(
-            nodes[0].GetName(), runs.arraysOf(nodes), geometry, painted, planes, held if heldOut is not None else None
-        )
+        if slices is None:
+            found = overview(painted, [], {}, scribbles)
+            if found.problem:
+                raise InputError(found.problem)
+            planes = found.planes()
+        else:
+            planes = parse_planes(slices, geometry.array_shape)
+        held = None if heldOut is None else parse_planes(heldOut, geometry.array_shape)
+        names = tuple(node.GetName() for node in nodes)
+        return runs.TrainingCase(names, runs.arraysOf(nodes), geometry, painted, tuple(planes), held)
 
     def abandonAll(self) -> None:
         """Ask every running worker to keep a checkpoint and leave; returns at once, and nothing comes back."""

@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from SparseUNet3DLib.atomic import atomic_path
 from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DLib.image_files import SUPPORTED_SUFFIXES
+from SparseUNet3DModule import runs
 from SparseUNet3DModule.tasks import Outcome
 
 _FILTER = "*.safetensors"
@@ -41,10 +42,7 @@ class ModelSection:
         path = parameters.modelPath if parameters is not None else ""
         exists = bool(path) and Path(path).exists()
         ready = exists and not self._panel.isBusy
-        ui.modelLabel.text = (
-            _("No model yet: train one, or load one.") if not path
-            else path if exists else _("The model file '{path}' is gone; load another.").format(path=path)
-        )
+        ui.modelLabel.text = self._describe(path, exists)
         ui.saveModelButton.enabled = exists
         ui.loadModelButton.enabled = parameters is not None and not self._panel.isBusy
         ui.applyButton.enabled = ready and parameters.volume is not None and not self._panel.data.problem()
@@ -53,6 +51,15 @@ class ModelSection:
         if path != self._shown:
             ui.modelCard.plainText = ""
             self._shown = path
+
+    def _describe(self, path: str, exists: bool) -> str:
+        if not path:
+            return _("No model yet: train one, or load one.")
+        if not exists:
+            return _("The model file '{path}' is gone; load another.").format(path=path)
+        if Path(path).is_relative_to(runs.root()):
+            return _("The latest training's model, not saved yet.")
+        return path
 
     def load(self, path: str) -> None:
         """Show the card of a model and use it from now on."""

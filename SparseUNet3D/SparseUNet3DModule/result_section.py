@@ -54,6 +54,7 @@ class ResultSection:
         for row, (name, iou) in enumerate(scores.items()):
             ui.scoreTable.setItem(row, 0, qt.QTableWidgetItem(name))
             ui.scoreTable.setItem(row, 1, qt.QTableWidgetItem(f"{iou:.3f}"))
+        ui.scoreTable.resizeColumnToContents(1)
         ui.resultLabel.text = self._summary(result, scores)
 
     def showNew(self) -> None:

@@ -65,7 +65,7 @@ class TrainingCase:
     """A volume with its annotation, taken out of the scene.
 
     Attributes:
-        name: of the volume.
+        names: of the channels; the first is the volume's.
         channels: arrays (z, y, x), views of the nodes' voxels.
         geometry: their grid.
         painted: what is painted, on this grid.
@@ -73,7 +73,7 @@ class TrainingCase:
         heldOut: slices to validate with; None leaves the choice to the worker.
     """
 
-    name: str
+    names: tuple[str, ...]
     channels: tuple[np.ndarray, ...]
     geometry: Geometry
     painted: Segmentation
@@ -81,14 +81,18 @@ class TrainingCase:
     heldOut: tuple[Plane, ...] | None = None
 
 
+def root() -> Path:
+    """The folder of all runs, in Slicer's temporary folder."""
+    return Path(slicer.app.temporaryPath) / _ROOT
+
+
 def newRunFolder() -> Path:
-    """A new folder for a run, in Slicer's temporary folder.
+    """A new folder for a run.
 
     Raises:
         OutputError: it cannot be made.
     """
-    root = Path(slicer.app.temporaryPath) / _ROOT
-    folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns() % 10**6:06d}"
+    folder = root() / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns() % 10**6:06d}"
     try:
         (folder / CHECKPOINTS).mkdir(parents=True)
     except OSError as error:
@@ -101,7 +105,7 @@ def newRunFolder() -> Path:
 
 def removeOldRuns() -> None:
     """Remove folders of runs that nobody has touched for a week."""
-    for folder in (Path(slicer.app.temporaryPath) / _ROOT).glob("*"):
+    for folder in root().glob("*"):
         if folder.is_dir() and time.time() - folder.stat().st_mtime > _KEPT:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -117,13 +121,17 @@ def arraysOf(volumeNodes: Sequence[slicer.vtkMRMLVolumeNode]) -> tuple[np.ndarra
 
 def caseFiles(case: TrainingCase, folder: Path, prefix: str = "") -> list[Path]:
     """The files that `handOver` writes: channels, and last the annotation."""
-    return [*channelFiles(case.name, len(case.channels), folder, prefix), folder / f"{prefix}{ANNOTATION}"]
+    return [*channelFiles(case.names, folder, prefix), folder / f"{prefix}{ANNOTATION}"]
 
 
-def channelFiles(name: str, count: int, folder: Path, prefix: str = "") -> list[Path]:
-    """Files of the channels of one volume; the first has the volume's name, as far as file names allow."""
-    stem = "".join(c if c.isalnum() or c in "-_ " else "_" for c in name).strip()[:60] or "volume"
-    return [folder / f"{prefix}{stem}{f'.channel{n}' if n else ''}.nrrd" for n in range(count)]
+def channelFiles(names: Sequence[str], folder: Path, prefix: str = "") -> list[Path]:
+    """A file for each channel of a volume. They have the channels' names, as far as file names allow."""
+    files: list[Path] = []
+    for number, name in enumerate(names):
+        stem = "".join(c if c.isalnum() or c in "-_ " else "_" for c in name).strip()[:60] or "volume"
+        file = folder / f"{prefix}{stem}.nrrd"
+        files.append(file if file not in files else folder / f"{prefix}{stem} {number}.nrrd")
+    return files
 
 
 def handOver(case: TrainingCase, folder: Path, prefix: str = "") -> Iterator[float]:

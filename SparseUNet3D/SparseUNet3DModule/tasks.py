@@ -108,7 +108,7 @@ def segmentNodesJob(
     inputs, targets = [], []
     for number, nodes in enumerate(volumes):
         geometry = checkChannels(nodes)
-        files = runs.channelFiles(nodes[0].GetName(), len(nodes), folder, f"{number}-")
+        files = runs.channelFiles([node.GetName() for node in nodes], folder, f"{number}-")
         inputs.append((runs.arraysOf(nodes), geometry, files))
         targets.append(ResultTarget(nodes[0].GetID(), f"{nodes[0].GetName()} segmented", confidence=confidence))
 

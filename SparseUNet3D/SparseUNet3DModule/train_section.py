@@ -88,7 +88,10 @@ class TrainSection:
             return _("Choose a volume first.")
         if parameters.annotation is None:
             return _("Create an annotation first, and paint a few slices.")
-        return self._panel.data.problem() or self._panel.annotate.overview.problem
+        problem = self._panel.data.problem()
+        if not problem and not self._panel.annotate.isUpToDate:
+            return _("Looking for annotated slices; one moment.")
+        return problem or self._panel.annotate.overview.problem
 
     # -- starting and stopping -------------------------------------------------------------------------------
 
@@ -200,7 +203,6 @@ class TrainSection:
                 step=event["iteration"], left=left
             )
         elif kind == "plan":
-            ui.deviceSentence.text = event["device"]
             self._log("\n".join(event["lines"]))
         elif kind == "warning":
             self._log(_("Warning: {message}").format(message=event["message"]))

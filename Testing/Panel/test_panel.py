@@ -61,6 +61,15 @@ def test_the_table_fills_while_one_paints(panel, drive):
     assert panel.ui.segmentButton.enabled
 
 
+def test_what_is_painted_while_the_slices_are_looked_for_is_seen_too(panel, ready, drive):
+    annotation, volume = panel.parameters.annotation, panel.parameters.volume
+    identifiers = [annotation.GetSegmentation().GetNthSegmentID(n) for n in range(2)]
+    paint(annotation, identifiers[0], volume, 1, (10,))
+    assert drive(lambda: panel.annotate._background.isBusy)
+    paint(annotation, identifiers[0], volume, 1, (14,))
+    assert drive(lambda: [row[0] for row in table(panel)] == [f"axial {k}" for k in (4, 8, 10, 12, 14, 16, 20)])
+
+
 def test_clicking_a_row_goes_there(panel, ready, drive):
     red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
     panel.ui.sliceTable.cellClicked.emit(3, 0)
@@ -266,7 +275,8 @@ def test_two_channels_and_scribbles(panel, drive, train):
     train()
     segmentation = panel.parameters.result.GetSegmentation()
     assert segmentation.GetNumberOfSegments() == 1 and segmentation.GetNthSegment(0).GetName() == "core"
-    assert "Channels (2):" in panel.logic.modelCard(panel.parameters.modelPath)["text"]
+    channels = panel.logic.modelCard(panel.parameters.modelPath)["header"]["channels"]
+    assert [channel["name"] for channel in channels] == ["one", "two"]
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
