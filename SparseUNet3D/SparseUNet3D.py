@@ -103,15 +103,23 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 class SparseUNet3DTest(ScriptedLoadableModuleTest):
-    """The whole way on the sample, inside Slicer: load, densify, and find the tubules again."""
+    """The whole way on the sample, inside Slicer: load, densify, and find the tubules again.
+
+    Attributes:
+        minutes: time for training and segmenting, enough for any CPU of today.
+        leastIou: what every segment must reach on the held-out slice.
+    """
+
+    minutes = 1.0
+    leastIou = 0.4
 
     def runTest(self) -> None:
-        """Run the test; it needs PyTorch and takes under two minutes on a CPU."""
+        """Run the test; without PyTorch only what needs none."""
         slicer.mrmlScene.Clear()
         self.test_sampleIsDensified()
 
     def test_sampleIsDensified(self) -> None:
-        """The segmentation beats what painting alone would give, and lies on the volume."""
+        """The tubules are found on a slice that the network has not seen."""
         self.delayDisplay("Making the sample")
         *channels, annotation = loadSample()
         logic = SparseUNet3DLogic()
@@ -119,11 +127,11 @@ class SparseUNet3DTest(ScriptedLoadableModuleTest):
             self.delayDisplay("PyTorch is not installed: only the sample and the slices were tested")
             assert not logic.annotatedSlices(channels[0], annotation).problem
             return
-        self.delayDisplay("Training for a minute")
-        outcome = logic.densify(channels[0], annotation, channels[1:], minutes=1.0)
+        self.delayDisplay("Training")
+        outcome = logic.densify(channels[0], annotation, channels[1:], minutes=self.minutes)
         segmented = slicer.mrmlScene.GetNodeByID(outcome.segmentations[0])
         result = paintedOn(segmented, channels[0])
         logging.info("IoU on held-out slices: %s", outcome.heldOutIou)
         assert {s.name for s in result.segments} == {"tubule", "lumen"}
-        assert min(outcome.heldOutIou.values(), default=1.0) > 0.4
+        assert len(outcome.heldOutIou) == 2 and min(outcome.heldOutIou.values()) >= self.leastIou
         self.delayDisplay("Test passed")

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DModule.background import Background
-from SparseUNet3DModule.navigation import goTo, planeShown, sliceNodes
+from SparseUNet3DModule.navigation import ViewFollower, goTo, planeShown, sliceNodes
 from SparseUNet3DModule.painted import paintedOn
 from SparseUNet3DModule.slices import HELD_OUT, IGNORE, TRAIN, USES, SliceOverview, overview
 
@@ -36,7 +36,7 @@ class AnnotateSection:
         self._question: tuple[Any, ...] = ()
         self._observed: list[tuple[Any, int]] = []
         self._shortcuts: list[Any] = []
-        self._offsets: dict[str, float] = {}
+        self._follower = ViewFollower(self._onViewMoved)
         self._isEntered, self._isOutdated = False, True
         self._timer = qt.QTimer()
         self._timer.connect("timeout()", self._onTimer)
@@ -76,11 +76,13 @@ class AnnotateSection:
                 shortcut.connect("activated()", actions[action])
                 self._shortcuts.append(shortcut)
         self._fillViews()
+        self._follower.start()
         self.update()
 
     def exit(self) -> None:
         """The module is left: nothing may react to keys or the mouse any more."""
         self._isEntered = False
+        self._follower.stop()
         self._ui.segmentEditorWidget.setActiveEffectByName("")
         self._ui.segmentEditorWidget.uninstallKeyboardShortcuts()
         self._ui.segmentEditorWidget.removeViewObservations()
@@ -286,6 +288,11 @@ class AnnotateSection:
     def _onScribbles(self, checked: bool) -> None:
         if self._panel.parameters is not None:
             self._panel.parameters.scribbles = checked
+
+    def _onViewMoved(self, name: str) -> None:
+        index = self._ui.viewSelector.findText(name)
+        if index >= 0:
+            self._ui.viewSelector.setCurrentIndex(index)
 
     def _fillViews(self) -> None:
         selector = self._ui.viewSelector

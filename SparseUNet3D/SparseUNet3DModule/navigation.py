@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import slicer
 import vtk
@@ -19,6 +21,38 @@ def sliceNodes() -> list[slicer.vtkMRMLSliceNode]:
     if manager is None:
         return []
     return [manager.sliceWidget(name).mrmlSliceNode() for name in manager.sliceViewNames()]
+
+
+class ViewFollower:
+    """Tells which slice view was moved last: that is the one that the user looks at.
+
+    Args:
+        onMoved: called with the view's name.
+    """
+
+    def __init__(self, onMoved: Callable[[str], None]) -> None:
+        self._onMoved = onMoved
+        self._observed: list[tuple[slicer.vtkMRMLSliceNode, int]] = []
+        self._offsets: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Watch all slice views."""
+        self.stop()
+        for node in sliceNodes():
+            self._offsets[node.GetID()] = node.GetSliceOffset()
+            self._observed.append((node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onModified)))
+
+    def stop(self) -> None:
+        """Watch none."""
+        for node, tag in self._observed:
+            node.RemoveObserver(tag)
+        self._observed = []
+
+    def _onModified(self, node: slicer.vtkMRMLSliceNode, _event: str) -> None:
+        offset = node.GetSliceOffset()
+        if self._offsets.get(node.GetID()) != offset:
+            self._offsets[node.GetID()] = offset
+            self._onMoved(node.GetName())
 
 
 def planeShown(sliceNode: slicer.vtkMRMLSliceNode, volumeNode: slicer.vtkMRMLVolumeNode) -> Plane:

@@ -25,6 +25,8 @@ from SparseUNet3DModule.volumes import geometryOf
 ANNOTATION, RESULT, CONFIDENCE = "annotation.seg.nrrd", "result.seg.nrrd", "confidence.nrrd"
 MODEL, PREVIEW, CONFUSION = "model.safetensors", "preview.seg.nrrd", "errors.seg.nrrd"
 CHECKPOINTS, STOP_FILE = "checkpoint", "checkpoint/stop"
+#: Folder of the inputs, apart from results that a channel may have the name of.
+INPUT = "input"
 _ROOT = "SparseUNet3D"
 #: Seconds after which what an earlier session left in the temporary folder is removed.
 _KEPT = 7 * 24 * 3600
@@ -119,9 +121,9 @@ def arraysOf(volumeNodes: Sequence[slicer.vtkMRMLVolumeNode]) -> tuple[np.ndarra
     return tuple(arrays)
 
 
-def caseFiles(case: TrainingCase, folder: Path, prefix: str = "") -> list[Path]:
+def caseFiles(case: TrainingCase, folder: Path) -> list[Path]:
     """The files that `handOver` writes: channels, and last the annotation."""
-    return [*channelFiles(case.names, folder, prefix), folder / f"{prefix}{ANNOTATION}"]
+    return [*channelFiles(case.names, folder), folder / ANNOTATION]
 
 
 def channelFiles(names: Sequence[str], folder: Path, prefix: str = "") -> list[Path]:
@@ -134,13 +136,14 @@ def channelFiles(names: Sequence[str], folder: Path, prefix: str = "") -> list[P
     return files
 
 
-def handOver(case: TrainingCase, folder: Path, prefix: str = "") -> Iterator[float]:
+def handOver(case: TrainingCase, folder: Path) -> Iterator[float]:
     """Write the volume and its annotation; yields the fraction done.
 
     Raises:
         OutputError: they cannot be written.
     """
-    *channels, annotation = caseFiles(case, folder, prefix)
+    *channels, annotation = caseFiles(case, folder)
+    folder.mkdir(exist_ok=True)
     yield from handOverChannels(case.channels, case.geometry, channels)
     metadata = metadata_from_segments(case.painted.segments, case.geometry.size, annotation)
     if case.planes:
@@ -159,7 +162,7 @@ def handOverChannels(
 
 def densifyArguments(case: TrainingCase, folder: Path, choices: TrainingChoices, resume: bool) -> list[str]:
     """Command line for one volume: learn from its slices and segment all of it."""
-    *channels, annotation = caseFiles(case, folder)
+    *channels, annotation = caseFiles(case, folder / INPUT)
     arguments = ["densify", *map(str, channels), "--annotation", str(annotation), "--output", str(folder / RESULT)]
     arguments += ["--confidence", str(folder / CONFIDENCE), "--model", str(folder / MODEL)]
     arguments += ["--preview", str(folder / PREVIEW), "--confusion", str(folder / CONFUSION)]
@@ -171,7 +174,7 @@ def trainArguments(cases: Sequence[TrainingCase], folder: Path, choices: Trainin
     """Command line for training on several volumes."""
     arguments = ["train", "--output", str(folder / MODEL), "--run-folder", str(folder / CHECKPOINTS), "--overwrite"]
     for number, case in enumerate(cases):
-        arguments += ["--case", *map(str, caseFiles(case, folder, f"{number}-"))]
+        arguments += ["--case", *map(str, caseFiles(case, folder / str(number)))]
     return [*arguments, *choices.arguments(), "--restart"]
 
 

@@ -78,7 +78,7 @@ def densifyJob(
         outcome.heldOutIou = {n: v for n, v in (done["held_out_iou"] or {}).items() if v is not None}
         yield from loadResult(folder / runs.RESULT, folder / runs.CONFIDENCE, case.painted.segments, target, outcome)
 
-    handOver = iter(()) if resume else runs.handOver(case, folder)
+    handOver = iter(()) if resume else runs.handOver(case, folder / runs.INPUT)
     arguments = runs.densifyArguments(case, folder, choices, resume)
     return _job(folder, folder / runs.STOP_FILE, arguments, handOver, takeBack, outcome, onEvent, onEnd)
 
@@ -94,7 +94,7 @@ def trainJob(
         outcome.heldOutIou = {n: v for n, v in (done["held_out_iou"] or {}).items() if v is not None}
         return iter(())
 
-    handOver = (f for n, case in enumerate(cases) for f in runs.handOver(case, folder, f"{n}-"))
+    handOver = (f for n, case in enumerate(cases) for f in runs.handOver(case, folder / str(n)))
     arguments = runs.trainArguments(cases, folder, choices)
     return _job(folder, folder / runs.STOP_FILE, arguments, handOver, takeBack, outcome, onEvent, onEnd)
 

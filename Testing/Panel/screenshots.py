@@ -52,12 +52,13 @@ def takeAll(standIn: object, widget: object, folder: Path) -> None:
     panel.parameters.preset = "quick"
     panel.parameters.minutes = 2.0
     ui.segmentButton.click()
-    assert standIn.process_events(lambda: len(panel.train.chart.values("held-out IoU")) > 3, 150), ui.errorLabel.text
+    assert standIn.process_events(lambda: len(panel.train.chart.values("held-out IoU")) > 15, 150), ui.errorLabel.text
     take("training", "trainSection", "resultSection")
     assert standIn.process_events(lambda: not panel.isBusy, 240)
     assert not ui.errorLabel.text, ui.errorLabel.text
     take("result", "trainSection", "resultSection")
     panel.model.load(panel.parameters.modelPath)
+    ui.inputFolderButton.directory, ui.outputFolderButton.directory = "/data/volumes", "/data/results"
     take("model", "resultSection", "modelSection")
 
 

@@ -134,7 +134,7 @@ def test_a_full_disk_is_told_in_a_sentence(panel, ready, drive):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "Cannot write" in panel.ui.errorLabel.text and "File too large" in panel.ui.errorLabel.text
-    assert not list(Path(panel.parameters.runFolder).glob("*.nrrd"))
+    assert not list(Path(panel.parameters.runFolder).rglob("*.nrrd"))
 
 
 def test_memory_runs_out(panel, ready, drive, tmp_path, monkeypatch):

@@ -266,7 +266,7 @@ def test_copying_the_result_into_the_annotation_asks_and_can_be_undone(panel, re
 
 
 def test_two_channels_and_scribbles(panel, drive, train):
-    volume, other = addVolume("one"), addVolume("two", np.zeros(SHAPE, np.float32) + denseLabels())
+    volume, other = addVolume("confidence"), addVolume("two", np.zeros(SHAPE, np.float32) + denseLabels())
     annotation = addAnnotation(volume, names=("Background", "core"))
     panel.parameters.volume, panel.parameters.annotation = volume, annotation
     panel.ui.channelSelector.check(other)
@@ -276,7 +276,7 @@ def test_two_channels_and_scribbles(panel, drive, train):
     segmentation = panel.parameters.result.GetSegmentation()
     assert segmentation.GetNumberOfSegments() == 1 and segmentation.GetNthSegment(0).GetName() == "core"
     channels = panel.logic.modelCard(panel.parameters.modelPath)["header"]["channels"]
-    assert [channel["name"] for channel in channels] == ["one", "two"]
+    assert [channel["name"] for channel in channels] == ["confidence", "two"]
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
