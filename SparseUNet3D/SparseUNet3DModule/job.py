@@ -183,4 +183,14 @@ class Job:
             return
         self._timer.stop()
         self.state, self.error, self.interrupted = "ended", error, interrupted
+        # Later, as this may be called by a signal of the very objects that are let go of.
+        qt.QTimer.singleShot(0, self._release)
         self._onEnd(self)
+
+    def _release(self) -> None:
+        """Let go of the volumes: Qt's connections would keep them, and this job, for ever."""
+        self._timer.disconnect("timeout()", self._tick)
+        self._worker.release()
+        self._steps = iter(())
+        self._takeBack = lambda _done: iter(())
+        self._onEvent = self._onEnd = lambda _argument: None

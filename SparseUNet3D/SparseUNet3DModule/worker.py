@@ -75,6 +75,13 @@ class Worker:
                     continue
         self._process.kill()
 
+    def release(self) -> None:
+        """Let go of the process object and of all that its signals would reach. Not from within one of them."""
+        self._process.disconnect("readyReadStandardOutput()", self._readEvents)
+        self._process.disconnect("readyReadStandardError()", self._readLog)
+        self._process.disconnect("finished(int,QProcess::ExitStatus)", self._onFinished)
+        self._process.disconnect("errorOccurred(QProcess::ProcessError)", self._onError)
+
     def waitForEnd(self, milliseconds: int) -> bool:
         """Block until the process ends, at most so long; whether it has."""
         return self._ended or self._process.waitForFinished(milliseconds)

@@ -230,3 +230,16 @@ def test_a_volume_of_other_size_takes_the_annotation_s_place(panel, ready, drive
     panel.ui.volumeSelector.setCurrentNode(small)
     assert drive(lambda: panel.annotate.overview.rows != () or panel.annotate.overview.problem != "")
     assert all(row.plane.index < SHAPE[row.plane.axis] for row in panel.annotate.overview.rows)
+
+
+def test_nothing_of_a_run_stays_in_memory(panel, ready, train, drive):
+    """Neither the job nor the volume's voxels, which Qt's connections would keep alive."""
+    import gc
+    import weakref
+
+    panel.parameters.minutes = 0.02
+    panel.ui.segmentButton.click()
+    job = weakref.ref(panel.job)
+    assert drive(lambda: not panel.isBusy, 60)
+    drive(lambda: gc.collect() >= 0 and job() is None, 5)
+    assert job() is None
