@@ -10,7 +10,6 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (there is none for this Python)")
 
 from driving import MINUTES, PAINTED, addAnnotation, addVolume, denseLabels, grayValues, labelsOf, nodeNames
-from SparseUNet3DModule.sample_data import CATEGORY, SAMPLE, loadSample
 
 from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.segmentation_files import read_segmentation
@@ -130,6 +129,8 @@ def test_a_new_annotation_and_its_slices(logic):
 
 
 def test_the_sample_is_registered_and_ready_to_train_on(panel, drive):
+    from SparseUNet3DModule.sample_data import CATEGORY, SAMPLE
+
     slicer.app.startupCompleted.emit()
     source = next(s for s in slicer.modules.sampleDataSources[CATEGORY] if s.sampleName == SAMPLE)
     nodes = source.customDownloader(source)
@@ -185,6 +186,8 @@ def test_old_runs_are_removed_and_new_ones_kept(logic, monkeypatch):
 
 
 def test_samples_can_be_loaded_twice(panel):
+    from SparseUNet3DModule.sample_data import loadSample
+
     loadSample()
     nodes = loadSample()
     assert nodes[0].GetName() == "Tomato-Lectin_1"
