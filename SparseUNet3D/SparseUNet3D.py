@@ -29,7 +29,7 @@ class SparseUNet3D(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("Sparse U-Net 3D")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = []
+        self.parent.dependencies = ["Segmentations", "Sequences", "SubjectHierarchy", "Volumes"]
         self.parent.contributors = ["SparseUNet3D contributors"]
         self.parent.helpText = _(
             "Paint a few slices of a volume; a 3D U-Net learns from them and segments the whole volume. "
@@ -60,7 +60,8 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(uiWidget, slicer.util.childWidgetVariables(uiWidget), self.logic)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         slicer.app.connect("aboutToQuit()", self.onQuit)
         self.panel.setParameters(self.logic.getParameters())
 
@@ -82,13 +83,23 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """A new scene is there."""
         self.panel.setParameters(self.logic.getParameters())
 
+    def onSceneStartImport(self, _caller: Any, _event: Any) -> None:
+        """Nodes come in one by one, and selectors change with them."""
+        self.panel.isImporting = True
+
+    def onSceneEndImport(self, _caller: Any, _event: Any) -> None:
+        """All nodes are there, perhaps with another parameter node."""
+        self.panel.isImporting = False
+        self.panel.setParameters(self.logic.getParameters())
+
     def onQuit(self) -> None:
         """Slicer closes: leave no process behind."""
         self.logic.endAll()
 
     def cleanup(self) -> None:
         """The module is unloaded or reloaded."""
-        if self.logic is None:
+        if self.panel is None:  # the panel could not be made
+            self.removeObservers()
             return
         slicer.app.disconnect("aboutToQuit()", self.onQuit)
         self.logic.endAll()

@@ -254,7 +254,7 @@ class AnnotateSection:
         parameters = self._panel.parameters
         nodes = {node.GetName(): node for node in sliceNodes()}
         node = nodes.get(self._ui.viewSelector.currentText)
-        if parameters is None or parameters.volume is None or node is None:
+        if node is None or not self._panel.channels() or self._panel.data.problem():
             return
         try:
             plane = str(planeShown(node, parameters.volume))
@@ -276,7 +276,7 @@ class AnnotateSection:
 
     def _onCell(self, row: int, _column: int) -> None:
         parameters = self._panel.parameters
-        if parameters is not None and parameters.volume is not None and row < len(self.overview.rows):
+        if self._panel.channels() and not self._panel.data.problem() and row < len(self.overview.rows):
             goTo(self.overview.rows[row].plane, parameters.volume)
 
     def _onUse(self, plane: str, use: str) -> None:

@@ -36,14 +36,18 @@ class TrainingChart:
                 self._chart.AddAndObservePlotSeriesNodeID(_addSeries(name, table).GetID())
         return self._chart
 
-    def viewNode(self) -> slicer.vtkMRMLPlotViewNode:
-        """The plot view node that shows the chart in the panel."""
+    def viewNode(self, owner: slicer.vtkMRMLNode) -> slicer.vtkMRMLPlotViewNode:
+        """The plot view node that shows the chart in the panel and nowhere else; ``owner`` is any node of ours."""
         node = slicer.mrmlScene.GetSingletonNode(_VIEW, "vtkMRMLPlotViewNode")
         if node is None:
             node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLPlotViewNode")
             node.UnRegister(None)
             node.SetLayoutName(_VIEW)
             node.SetName("SparseUNet3D training")
+            node.SetSaveWithScene(False)
+            # Else Slicer's layout would show it as well, and other modules their charts in it.
+            node.SetAndObserveParentLayoutNodeID(owner.GetID())
+            node.SetDoPropagatePlotChartSelection(False)
             node = slicer.mrmlScene.AddNode(node)
         node.SetPlotChartNodeID(self.chartNode().GetID())
         return node

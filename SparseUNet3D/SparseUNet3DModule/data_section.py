@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -17,11 +18,13 @@ class DataSection:
 
     def __init__(self, panel: Any) -> None:
         self._panel, self._ui = panel, panel.ui
-        self._updating = False
+        self._updating, self._isRemoving = False, False
         ui = self._ui
         ui.volumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onVolume)
         ui.channelSelector.connect("checkedNodesChanged()", self._onChannels)
         ui.annotationSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onAnnotation)
+        for selector in (ui.volumeSelector, ui.annotationSelector):
+            selector.connect("nodeAboutToBeRemoved(vtkMRMLNode*)", self._onAboutToBeRemoved)
         ui.annotationSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onAnnotationAdded)
         ui.sampleButton.connect("clicked()", self._onSample)
 
@@ -64,21 +67,36 @@ class DataSection:
             return str(error)
         return ""
 
+    def _isIgnored(self) -> bool:
+        """Whether a selector changes by itself, and not because the user wants it."""
+        return self._updating or self._isRemoving or self._panel.isImporting or self._panel.parameters is None
+
+    def _onAboutToBeRemoved(self, node: slicer.vtkMRMLNode) -> None:
+        """A selector leaves a node that is removed for another one; what was chosen shall be nothing instead."""
+        parameters = self._panel.parameters
+        if parameters is not None and node in (parameters.volume, parameters.annotation):
+            self._isRemoving = True
+            qt.QTimer.singleShot(0, self._onRemoved)
+
+    def _onRemoved(self) -> None:
+        self._isRemoving = False
+        self._panel.update()
+
     def _onVolume(self, node: slicer.vtkMRMLNode | None) -> None:
-        if self._updating or self._panel.parameters is None:
+        if self._isIgnored():
             return
         self._panel.parameters.volume = node
         if node is not None and node.GetImageData() is not None:
             slicer.util.setSliceViewerLayers(background=node)
 
     def _onChannels(self) -> None:
-        if self._updating or self._panel.parameters is None:
+        if self._isIgnored():
             return
         volume = self._panel.parameters.volume
         self._panel.parameters.furtherChannels = [n for n in self._ui.channelSelector.checkedNodes() if n is not volume]
 
     def _onAnnotation(self, node: slicer.vtkMRMLNode | None) -> None:
-        if self._updating or self._panel.parameters is None:
+        if self._isIgnored():
             return
         self._panel.parameters.annotation = node
 

@@ -85,7 +85,7 @@ class Job:
         """Leave within ``milliseconds``, with a checkpoint if the worker manages; for an application that closes."""
         if self._worker.isRunning:
             self._ask("interrupt")
-            if not self._worker.waitForEnd(milliseconds):
+            if self._stopFile is None or not self._worker.waitForEnd(milliseconds):
                 self._worker.kill()
                 self._worker.waitForEnd(milliseconds)
         self._end("Stopped, because Slicer is closing.", interrupted=True)
@@ -121,7 +121,7 @@ class Job:
 
     def _tick(self) -> None:
         if self.state == "running":
-            if self._giveUpAt is not None and time.monotonic() > self._giveUpAt:
+            if self._giveUpAt is not None and time.monotonic() > self._giveUpAt and self._worker.canBeKilled:
                 self._worker.kill()
             return
         until = time.monotonic() + _WORK_MS / 1000
@@ -134,6 +134,9 @@ class Job:
             self._advance()
         except (SparseUNetError, OSError, MemoryError) as error:
             self._end(str(error) or "Memory ran out.")
+        except Exception as error:
+            logging.exception("A run failed")
+            self._end(f"Unexpected error while {phase}: {type(error).__name__} ({error}); please report it.")
 
     def _advance(self) -> None:
         if self.state == "handing over":
@@ -158,12 +161,16 @@ class Job:
             self._end("Stopped, because the scene was closed.", interrupted=True)
             return
         if exitCode == 0:
-            self._steps, self.state = self._takeBack(self._done), "taking back"
+            # A generator, so that whatever fails in it fails in `_tick`.
+            self._steps, self.state = self._takingBack(), "taking back"
             return
         if self._asked == "interrupt" or exitCode == INTERRUPTED:
             self._end(self.error or "Stopped as asked.", interrupted=True)
             return
         self._end(self.error or self._causeOfDeath(exitCode))
+
+    def _takingBack(self) -> Iterator[float]:
+        yield from self._takeBack(self._done)
 
     def _causeOfDeath(self, exitCode: int) -> str:
         tail = "\n".join(self.log[-_LOG_TAIL:])

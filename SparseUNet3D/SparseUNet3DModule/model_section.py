@@ -63,10 +63,15 @@ class ModelSection:
 
     def load(self, path: str) -> None:
         """Show the card of a model and use it from now on."""
+        parameters = self._panel.parameters
+        self._ui.loadModelButton.enabled = False
         try:
             card = self._panel.logic.modelCard(path)
         except (SparseUNetError, RuntimeError) as error:
             self._panel.train.showProblem(str(error))
+            self.update()
+            return
+        if parameters is not self._panel.parameters:  # the scene was closed meanwhile
             return
         self._panel.parameters.modelPath = path
         self._shown = path
@@ -114,6 +119,7 @@ class ModelSection:
             return
         parameters = self._panel.parameters
         last = slicer.mrmlScene.GetNodeByID(outcome.segmentations[-1])
+        self._panel.result.showNothing()
         parameters.heldOutIou = {}
         parameters.result = last
         if outcome.confidences:

@@ -27,14 +27,16 @@ class Panel:
         logic: the module's logic.
         parameters: the scene's parameters, or None while a scene closes.
         job: the run in progress, or None.
+        isImporting: a scene is being loaded; selectors change by themselves and say nothing of what is wanted.
     """
 
     def __init__(self, widget: Any, ui: Any, logic: Any) -> None:
         self.widget, self.ui, self.logic = widget, ui, logic
         self.parameters: SparseUNet3DParameters | None = None
         self.job: Job | None = None
+        self.isImporting = False
         self._observer: tuple[Any, int] | None = None
-        self._scene = 0
+        self._scene, self._isStarting = 0, False
         self.data = DataSection(self)
         self.annotate = AnnotateSection(self)
         self.train = TrainSection(self)
@@ -86,8 +88,8 @@ class Panel:
 
     @property
     def isBusy(self) -> bool:
-        """Whether a run is in progress."""
-        return self.job is not None
+        """Whether a run is in progress, or about to be."""
+        return self._isStarting or self.job is not None
 
     def run(self, start: Any, *arguments: Any, **options: Any) -> bool:
         """Call one of the logic's methods, which returns a job; whether it could be started.
@@ -113,14 +115,24 @@ class Panel:
                 onEnd(outcome)
             self.update()
 
+        # Events are processed until the job is there, and nobody may start another meanwhile.
+        self._isStarting = True
         self.train.showStart()
+        self.update()
         slicer.app.processEvents()  # installing PyTorch blocks, and should not look like nothing happened
         try:
-            self.job = start(*arguments, wait=False, onEvent=event, onEnd=end, **options)
+            job = start(*arguments, wait=False, onEvent=event, onEnd=end, **options)
         except (SparseUNetError, RuntimeError) as error:
-            self.train.showProblem(str(error))
-            self.update()
+            if scene == self._scene:
+                self.train.showProblem(str(error))
             return False
+        finally:
+            self._isStarting = False
+            self.update()
+        if scene != self._scene:
+            job.abandon()
+            return False
+        self.job = job
         self.update()
         return True
 

@@ -42,12 +42,16 @@ class ResultSection:
         parameters, ui = self._panel.parameters, self._ui
         if parameters is None:
             self._errorsId = ""  # IDs mean other nodes in the next scene
+            self.showNothing()
         result = parameters.result if parameters is not None else None
         confidence = parameters.confidence if parameters is not None else None
         ui.show3DButton.enabled = result is not None
         ui.showConfidenceButton.enabled = confidence is not None
         ui.showErrorsButton.enabled = result is not None and self._errorFile() is not None
-        ui.copyButton.enabled = result is not None and parameters.annotation is not None and not self._panel.isBusy
+        ui.copyButton.enabled = (
+            result is not None and parameters.annotation is not None and parameters.volume is not None
+            and not self._panel.isBusy
+        )
         scores = dict(parameters.heldOutIou) if result is not None else {}
         ui.scoreTable.visible = bool(scores)
         ui.scoreTable.setRowCount(len(scores))
@@ -57,11 +61,14 @@ class ResultSection:
         ui.scoreTable.resizeColumnToContents(1)
         ui.resultLabel.text = self._summary(result, scores)
 
+    def showNothing(self) -> None:
+        """Undo what the buttons show of the present result, before another takes its place."""
+        for button in (self._ui.show3DButton, self._ui.showConfidenceButton, self._ui.showErrorsButton):
+            button.checked = False
+
     def showNew(self) -> None:
         """A new result is there: show it in the slices instead of the painting."""
-        parameters, ui = self._panel.parameters, self._ui
-        for button in (ui.show3DButton, ui.showConfidenceButton, ui.showErrorsButton):
-            button.checked = False
+        parameters = self._panel.parameters
         display = parameters.annotation.GetDisplayNode() if parameters.annotation is not None else None
         if display is not None:
             display.SetVisibility2DFill(False)

@@ -11,18 +11,17 @@ from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DModule.background import Background
 from SparseUNet3DModule.results import newSegmentation, showLabels
 
-CATEGORY, SAMPLE = "SparseUNet3D", "TubulePhantom"
+CATEGORY, SAMPLE = "Sparse U-Net 3D", "Kidney tubules, a few slices annotated"
 
 
 def registerSampleData() -> None:
     """Add the sample to the Sample Data module; called when Slicer has started."""
-    import SampleData
-
+    try:
+        import SampleData
+    except ModuleNotFoundError:  # the user has switched it off
+        return
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category=CATEGORY,
-        sampleName=SAMPLE,
-        sampleDescription=_("Three channels of generated kidney tubules with a few slices annotated"),
-        customDownloader=lambda _source: loadSample(),
+        category=CATEGORY, sampleName=SAMPLE, uris=[], fileNames=[], customDownloader=lambda _source: loadSample()
     )
 
 

@@ -47,6 +47,10 @@ class TrainSection:
         ui.continueButton.connect("clicked()", self.onContinue)
         ui.copyErrorButton.connect("clicked()", self._onCopyError)
         ui.errorFrame.visible = False
+        # Made here, as forms cannot: there is no plug-in of this class for Qt's form builder.
+        self._plotView = slicer.qMRMLPlotView()
+        self._plotView.setMRMLScene(slicer.mrmlScene)
+        ui.plotHolder.layout().addWidget(self._plotView)
 
     def enter(self) -> None:
         """Say which device there is."""
@@ -66,9 +70,10 @@ class TrainSection:
         self._updating = True
         ui.presetSelector.setCurrentIndex(_PRESETS.index(parameters.preset) if parameters.preset in _PRESETS else 1)
         ui.deviceSelector.setCurrentIndex(_DEVICES.index(parameters.device) if parameters.device in _DEVICES else 0)
-        ui.minutesSpinBox.value = parameters.minutes
+        if ui.minutesSpinBox.value != parameters.minutes:  # setting it moves the cursor of who is typing
+            ui.minutesSpinBox.value = parameters.minutes
         self._updating = False
-        ui.plotView.setMRMLPlotViewNode(self.chart.viewNode())
+        self._plotView.setMRMLPlotViewNode(self.chart.viewNode(parameters.parameterNode))
 
     def updateButtons(self) -> None:
         """Enable what can be pressed, and say in a tooltip why the rest cannot."""
@@ -135,7 +140,7 @@ class TrainSection:
             scribbles=parameters.scribbles, preset=parameters.preset, minutes=parameters.minutes or None,
             device=parameters.device, onEnd=self._takeOutcome, onEvent=self._takeEvent, **options,
         )
-        if started:
+        if started and parameters is self._panel.parameters:
             parameters.runFolder = str(self._panel.job.folder)
 
     def _mayInstall(self) -> bool:
@@ -160,6 +165,7 @@ class TrainSection:
         parameters = self._panel.parameters
         if outcome.error:
             return
+        self._panel.result.showNothing()
         parameters.result = slicer.mrmlScene.GetNodeByID(outcome.segmentations[0])
         parameters.confidence = slicer.mrmlScene.GetNodeByID(outcome.confidences[0])
         parameters.modelPath = str(outcome.model)
@@ -182,6 +188,7 @@ class TrainSection:
 
     def showStart(self) -> None:
         """Something begins."""
+        self._ui.segmentEditorWidget.setActiveEffectByName("")  # it would go on painting in a locked panel
         self._stopPressed = False
         self._ui.errorFrame.visible = False
         self._ui.logText.plainText = ""

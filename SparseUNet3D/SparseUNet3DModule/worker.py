@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from SparseUNet3DLib.events import EventDecoder
 
 #: Lines of the worker's own words that are kept to explain its death.
 _LOG_LINES = 400
+#: Seconds after which a worker has told its process number, unless it was started without a launcher.
+_START_SECONDS = 5.0
 
 
 class Worker:
@@ -33,6 +36,7 @@ class Worker:
         self._decoder = EventDecoder()
         self._pids: set[int] = set()
         self._ended = True
+        self._startedAt = 0.0
         self.log: list[str] = []
         self._process = qt.QProcess()
         self._process.connect("readyReadStandardOutput()", self._readEvents)
@@ -43,6 +47,7 @@ class Worker:
     def start(self, arguments: Sequence[str]) -> None:
         """Start the command line with ``arguments``."""
         self._ended = False
+        self._startedAt = time.monotonic()
         environment = qt.QProcessEnvironment()
         for name, value in workerEnvironment().items():
             environment.insert(name, value)
@@ -56,6 +61,11 @@ class Worker:
     def isRunning(self) -> bool:
         """Whether the process lives, or its end has not been told yet."""
         return not self._ended
+
+    @property
+    def canBeKilled(self) -> bool:
+        """Whether the process that does the work has told its number, or has had the time to."""
+        return len(self._pids) > 1 or time.monotonic() - self._startedAt > _START_SECONDS
 
     @property
     def pids(self) -> set[int]:

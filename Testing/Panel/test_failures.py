@@ -60,14 +60,16 @@ def test_the_application_leaves_no_process_behind(panel, ready, drive, stand_in)
     startTraining(panel, drive)
     pids = panel.job.pids
     stand_in.quit()
-    assert not any(map(isAlive, pids))
+    assert not panel.logic._jobs
+    assert drive(lambda: not any(map(isAlive, pids)), 10)  # a killed process needs a moment to give its memory back
 
 
 def test_unloading_the_module_ends_the_run(panel, ready, drive, stand_in):
     startTraining(panel, drive)
     pids = panel.job.pids
     panel.logic.endAll()
-    assert not any(map(isAlive, pids)) and not panel.isBusy
+    assert not panel.isBusy
+    assert drive(lambda: not any(map(isAlive, pids)), 10)
 
 
 def test_a_worker_that_does_not_listen_is_ended(panel, ready, drive, monkeypatch):
@@ -230,6 +232,18 @@ def test_a_volume_of_other_size_takes_the_annotation_s_place(panel, ready, drive
     panel.ui.volumeSelector.setCurrentNode(small)
     assert drive(lambda: panel.annotate.overview.rows != () or panel.annotate.overview.problem != "")
     assert all(row.plane.index < SHAPE[row.plane.axis] for row in panel.annotate.overview.rows)
+
+
+def test_an_unexpected_error_is_no_success(panel, ready, drive, monkeypatch):
+    def broken(*_arguments):
+        yield 0.5
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("SparseUNet3DModule.runs.handOver", broken)
+    panel.ui.segmentButton.click()
+    assert drive(lambda: not panel.isBusy, 30)
+    assert "Unexpected error while handing over the volume: KeyError ('surprise')" in panel.ui.errorLabel.text
+    assert panel.parameters.result is None
 
 
 def test_nothing_of_a_run_stays_in_memory(panel, ready, train, drive):

@@ -70,6 +70,49 @@ def test_what_is_painted_while_the_slices_are_looked_for_is_seen_too(panel, read
     assert drive(lambda: [row[0] for row in table(panel)] == [f"axial {k}" for k in (4, 8, 10, 12, 14, 16, 20)])
 
 
+def test_what_is_deleted_is_not_replaced_by_another_node(panel, ready, drive):
+    addVolume("other")
+    addAnnotation(panel.parameters.volume)
+    for name in ("annotation", "volume"):
+        slicer.mrmlScene.RemoveNode(getattr(panel.parameters, name))
+        assert getattr(panel.parameters, name) is None
+        assert drive(lambda: not panel.data._isRemoving, 5)
+        assert getattr(panel.parameters, name) is None
+        assert getattr(panel.ui, f"{name}Selector").currentNode() is None
+
+
+def test_a_second_click_starts_nothing_more(panel, ready, drive, monkeypatch):
+    """While the first one is being started, which lets events through."""
+    calls = []
+    make = panel.logic.makeCase
+
+    def makeCase(*arguments, **options):
+        calls.append(panel.isBusy)
+        panel.ui.segmentButton.click()
+        slicer.app.processEvents()
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(panel.logic, "makeCase", makeCase)
+    panel.parameters.minutes = 0.02
+    panel.ui.segmentButton.click()
+    assert calls == [True] and panel.isBusy
+    assert drive(lambda: not panel.isBusy, 60)
+
+
+def test_closing_the_scene_while_a_run_is_started(panel, ready, drive, monkeypatch):
+    make = panel.logic.makeCase
+
+    def makeCase(*arguments, **options):
+        case = make(*arguments, **options)
+        slicer.mrmlScene.Clear(0)
+        return case
+
+    monkeypatch.setattr(panel.logic, "makeCase", makeCase)
+    panel.ui.segmentButton.click()
+    assert not panel.isBusy and panel.parameters.runFolder == ""
+    assert drive(lambda: not panel.logic._jobs, 30)
+
+
 def test_clicking_a_row_goes_there(panel, ready, drive):
     red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
     panel.ui.sliceTable.cellClicked.emit(3, 0)
@@ -188,7 +231,7 @@ def test_from_painted_slices_to_the_whole_volume(panel, ready, train):
     held = [panel.ui.sliceTable.cellWidget(r, 3).currentText for r in range(5)]
     assert held.count("held out (automatic)") == 1
     chart = panel.train.chart
-    assert chart.viewNode().GetPlotChartNode() is chart.chartNode()
+    assert chart.viewNode(panel.parameters.parameterNode).GetPlotChartNode() is chart.chartNode()
     assert chart.chartNode().GetNumberOfPlotSeriesNodes() == 2
     assert len(chart.values("loss")) > 1 and len(chart.values("held-out IoU")) >= 1
     assert "preview" not in " ".join(nodeNames("vtkMRMLSegmentationNode"))

@@ -471,8 +471,8 @@ def test_sample_data_is_registered(stand_in):
     import slicer
 
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="Made up", sampleName="Dots", customDownloader=lambda source: f"downloaded {source.sampleName}"
+        category="Made up", sampleName="Dots", uris=[], fileNames=[],
+        customDownloader=lambda source: f"downloaded {source.sampleName}",
     )
     (source,) = slicer.modules.sampleDataSources["Made up"]
     assert source.download() == "downloaded Dots"
-    assert SampleData.SampleDataLogic().downloadSamples("Dots") == "downloaded Dots"

@@ -12,11 +12,16 @@ from .calls import replaces
 from .connections import connect_slot
 from .signatures import CONTRACT
 
+#: Classes that Slicer has no plug-in of for Qt's form builder, which makes plain widgets instead.
+_NOT_IN_FORMS = {"qMRMLPlotView"}
+
 
 class _Loader(QtUiTools.QUiLoader):
     def createWidget(self, name: str, parent: QtWidgets.QWidget | None = None, object_name: str = "") -> Any:
         if not CONTRACT.known(name) and name not in self.availableWidgets():
             raise NotImplementedError(f"{name}, in a form, is no class that the contract has")
+        if name in _NOT_IN_FORMS:
+            raise NotImplementedError(f"{name} cannot be in a form: Qt's form builder has no plug-in of it")
         if not implementations.is_own(name):
             return super().createWidget(name, parent, object_name)
         widget = implementations.pyside_class(name)(parent)

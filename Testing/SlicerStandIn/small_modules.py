@@ -93,10 +93,10 @@ class SampleDataLogic:
         loadFileProperties: dict[str, Any] | None = None,
         checksums: Any = None,
         loadFileType: Any = None,
-        sampleDescription: str | None = None,
     ) -> None:
+        len(uris), len(fileNames)  # as in Slicer, None fails here
         source = SampleDataSource(
-            sampleName, sampleDescription, uris, fileNames, nodeNames, customDownloader, thumbnailFileName,
+            sampleName, "", uris, fileNames, nodeNames, customDownloader, thumbnailFileName,
             loadFileTypes or loadFileType, loadFiles, loadFileProperties or {}, checksums,
         )  # fmt: skip
         sources = slicer.modules.sampleDataSources.setdefault(category, [])
