@@ -111,6 +111,8 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for name in [n for n in sys.modules if n.split(".")[0] in ("SparseUNet3DLib", "SparseUNet3DModule")]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
+        # The user is in the module still; entering twice does no harm.
+        slicer.modules.SparseUNet3DWidget.enter()
 
 
 class SparseUNet3DTest(ScriptedLoadableModuleTest):

@@ -170,7 +170,6 @@ def test_the_module_is_reloaded_with_its_packages(panel, stand_in, drive):
     assert sys.modules["SparseUNet3DModule.panel"] is not before
     again = slicer.modules.SparseUNet3DWidget.panel
     assert again is not panel and again.parameters.volume is volume
-    slicer.modules.SparseUNet3DWidget.enter()
     assert drive(lambda: again.ui.sliceTable.rowCount == len(PAINTED))
 
 
