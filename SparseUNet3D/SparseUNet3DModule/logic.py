@@ -93,7 +93,7 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         choices = runs.TrainingChoices(preset, minutes, device, scribbles, Path(startFrom) if startFrom else None)
         target = tasks.ResultTarget(
             volumeNode.GetID(), _("{name} segmented").format(name=volumeNode.GetName()),
-            resultNode.GetID() if resultNode else "",
+            resultNode.GetID() if resultNode else "", annotationNode.GetID(),
         )
         return self._run(
             lambda event, end: tasks.densifyJob(case, folder, choices, target, bool(resumeFolder), event, end),

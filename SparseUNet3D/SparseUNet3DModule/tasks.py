@@ -15,7 +15,7 @@ from SparseUNet3DLib.raw_nrrd import read_raw_nrrd
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DModule import runs
 from SparseUNet3DModule.job import Job
-from SparseUNet3DModule.results import newConfidence, newSegmentation, showLabels
+from SparseUNet3DModule.results import newConfidence, newSegmentation, placeBeside, showLabels
 from SparseUNet3DModule.volumes import checkChannels
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -57,12 +57,14 @@ class ResultTarget:
         volumeId: the volume that it lies on.
         name: of a new segmentation node.
         segmentationId: a segmentation node to refill instead of a new one, or "".
+        siblingId: a node beside which the result is placed in the subject hierarchy, if not the volume.
         confidence: whether the confidence volume is wanted.
     """
 
     volumeId: str
     name: str
     segmentationId: str = ""
+    siblingId: str = ""
     confidence: bool = True
 
 
@@ -176,6 +178,9 @@ def loadResult(
         raise InputError(f"The volume was changed meanwhile; its former segmentation is kept in '{result}'.")
     node = slicer.mrmlScene.GetNodeByID(target.segmentationId) if target.segmentationId else None
     node = node or newSegmentation(target.name, volume)
+    sibling = slicer.mrmlScene.GetNodeByID(target.siblingId) if target.siblingId else None
+    if sibling is not None:
+        placeBeside(node, sibling)
     showLabels(node, arrays[0], withoutBackground(segments), volume)
     outcome.segmentations.append(node.GetID())
     if target.confidence:

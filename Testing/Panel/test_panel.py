@@ -265,6 +265,24 @@ def test_painting_more_and_continuing_goes_on_from_the_model(panel, ready, train
     assert panel.logic.modelCard(panel.parameters.modelPath)["header"]["record"]["started_from"]
 
 
+def test_previews_are_shown_while_it_trains(panel, ready, drive):
+    annotation, volume = panel.parameters.annotation, panel.parameters.volume
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+    folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "segmentations")
+    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(annotation), folder)
+    panel.ui.minutesSpinBox.value = 30
+    panel.ui.segmentButton.click()
+    assert drive(lambda: "CT preview" in nodeNames("vtkMRMLSegmentationNode"), 90)
+    preview = slicer.util.getNode("CT preview")
+    names = [preview.GetSegmentation().GetNthSegment(n).GetName() for n in range(2)]
+    assert names == list(NAMES) and not preview.GetSaveWithScene()
+    assert labelsOf(preview, volume).any()
+    panel.ui.stopButton.click()
+    assert drive(lambda: not panel.isBusy, 60)
+    assert "CT preview" not in nodeNames("vtkMRMLSegmentationNode")
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(panel.parameters.result)) == folder
+
+
 def test_stop_keeps_what_was_learnt(panel, ready, drive):
     panel.ui.minutesSpinBox.value = 30
     panel.ui.segmentButton.click()
