@@ -1,6 +1,8 @@
 # make demo   a whole run on a real chest CT, from annotated slices to segmentation, into demo-output/
 # make test   ruff, then all tests with coverage
 # make screenshots   pictures of the panel for the README, made on the sample without Slicer (four minutes)
+# make benchmark DATA=folder   this program beside what users have today, into benchmark-output/ (hours; goes on
+#             where it was interrupted); the volumes are those of Testing/Benchmarks/sparse_tasks.py
 # make clean  remove the environment and everything that was made
 #
 # Both set up their own environment in .venv when it is missing or out of date.
@@ -8,7 +10,7 @@
 
 export PYTHON
 
-.PHONY: demo test screenshots clean
+.PHONY: demo test screenshots benchmark clean
 
 demo: .venv/demo.installed
 	.venv/bin/sparse-unet3d demo --output demo-output --overwrite
@@ -20,10 +22,14 @@ test: .venv/test.installed
 screenshots: .venv/test.installed
 	.venv/bin/python Testing/Panel/screenshots.py Documentation
 
+benchmark: .venv/benchmark.installed
+	.venv/bin/python Testing/Benchmarks/benchmark.py --data $(DATA) --out benchmark-output $(OPTIONS)
+	.venv/bin/python Testing/Benchmarks/report.py benchmark-output
+
 .venv/%.installed: Testing/environment.sh Testing/requirements.txt pyproject.toml
 	Testing/environment.sh $*
 	touch $@
 
 clean:
-	rm -rf .venv demo-output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov
+	rm -rf .venv demo-output benchmark-output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage* htmlcov
 	find SparseUNet3DLib Testing -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,123 @@
+"""Compare this program with what users have today, on sparsely annotated real volumes.
+
+    .venv/bin/python Testing/Benchmarks/benchmark.py --data DATA --out benchmark-output \
+        --tasks spine-ct,tumour --settings sparse,main,rich --minutes 1,3,10 --seeds 0,1,2
+
+Each run is a process of its own, so that its CPU time and peak memory can be told. Runs whose row is in results.csv
+are not repeated: an interrupted benchmark goes on. Afterwards report.py makes the tables and plots.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from methods import METHODS, SEEDED, TIMED
+from sparse_tasks import SETTINGS, TASKS, load_task
+
+from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, score
+
+KEY = ("task", "setting", "method", "minutes", "seed")
+FIELDS = (*KEY, "iou", "classes", "wall", "cpu", "peak_mb", "annotated", "machine", "date", "error")
+
+
+def main() -> None:
+    """Run what is missing."""
+    args = _parse()
+    if args.one:
+        print(json.dumps(_run_here(json.loads(args.one), args.data)))
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    table = args.out / "results.csv"
+    done = _rows(table)
+    for run in _wanted(args):
+        if not any(all(row[k] == str(run[k]) for k in KEY) for row in done):
+            row = run | _run_apart(run, args.data)
+            _append(table, row)
+            print({k: row.get(k, "") for k in (*KEY, "iou", "wall", "error")}, flush=True)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the volumes")
+    parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--settings", default="main")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--minutes", default="1,3,10")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # one run, as JSON, for a process of its own
+    return parser.parse_args()
+
+
+def _wanted(args: argparse.Namespace) -> list[dict]:
+    runs = []
+    for setting in args.settings.split(","):
+        for task in args.tasks.split(","):
+            for method in args.methods.split(","):
+                for minutes in args.minutes.split(",") if method in TIMED else ("",):
+                    for seed in args.seeds.split(",") if method in SEEDED else ("0",):
+                        runs.append({"task": task, "setting": setting, "method": method, "minutes": minutes,
+                                     "seed": seed})  # fmt: skip
+    assert all(run["setting"] in SETTINGS and run["task"] in TASKS for run in runs), "unknown task or setting"
+    return runs
+
+
+def _run_here(run: dict, data: Path) -> dict:
+    """One run in this process, measured."""
+    case, truth = load_task(TASKS[run["task"]], data, run["setting"])
+    start = time.perf_counter()
+    labels = METHODS[run["method"]](case, int(run["seed"]), float(run["minutes"] or 0))
+    wall = time.perf_counter() - start
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    unseen = ~case.annotation.annotated
+    scores = score(labels, truth.labels, truth.segments, unseen, NEVER_ANNOTATED)
+    return {
+        "iou": round(scores.mean_iou, 4),
+        "classes": " ".join(f"{c.iou:.3f}" for c in scores.classes),
+        "wall": round(wall, 1),
+        "cpu": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_mb": round(usage.ru_maxrss / 1024),
+        "annotated": round(float(case.annotation.annotated.mean()), 4),
+    }
+
+
+def _run_apart(run: dict, data: Path) -> dict:
+    """One run in a process of its own; a failure is a result, too."""
+    command = [sys.executable, __file__, "--data", str(data), "--one", json.dumps(run)]
+    about = {
+        "machine": f"{platform.machine()} {platform.system()}, Python {platform.python_version()}",
+        "date": datetime.date.today().isoformat(),
+    }
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return about | {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]}
+    return about | json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _rows(table: Path) -> list[dict]:
+    if not table.exists():
+        return []
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _append(table: Path, row: dict) -> None:
+    new = not table.exists()
+    with table.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()

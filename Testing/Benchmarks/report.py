@@ -1,0 +1,129 @@
+"""Tables and plots of what benchmark.py measured.
+
+    .venv/bin/python Testing/Benchmarks/report.py benchmark-output
+
+Prints a Markdown table per setting (mean over seeds; +- half the range where there are several), and writes
+iou-minutes.png and iou-slices.png beside results.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from methods import METHODS, TIMED
+from sparse_tasks import SETTINGS, TASKS
+
+#: Okabe and Ito's colours, which the colour-blind can tell apart; ours is the first.
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def main() -> None:
+    """Print the tables and draw the plots."""
+    folder = Path(sys.argv[1])
+    with (folder / "results.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["iou"]]
+    for setting in SETTINGS:
+        if any(row["setting"] == setting for row in rows):
+            print_table([row for row in rows if row["setting"] == setting], setting)
+    plot_minutes(rows, folder / "iou-minutes.png")
+    plot_slices(rows, folder / "iou-slices.png")
+
+
+def print_table(rows: list[dict], setting: str) -> None:
+    """One row per task, one column per method (and budget); the best of each row in bold."""
+    columns = [(m, b) for m in METHODS for b in sorted({r["minutes"] for r in rows if r["method"] == m}, key=_number)]
+    tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
+    yz, xz, xy = SETTINGS[setting]
+    print(f"\nSetting `{setting}`: {yz},{xz},{xy} slices (yz, xz, xy)\n")
+    print("| task (annotated) | " + " | ".join(f"{m}, {b} min" if b else m for m, b in columns) + " |")
+    print("| --- |" + " --- |" * len(columns))
+    for task in tasks:
+        of_task = [row for row in rows if row["task"] == task]
+        cells = [_ious(of_task, method, minutes) for method, minutes in columns]
+        best = max((statistics.mean(c) for c in cells if c), default=0)
+        share = 100 * float(of_task[0]["annotated"])
+        print(f"| {task} ({share:.1f} %) | " + " | ".join(_cell(c, best) for c in cells) + " |")
+    means = [[statistics.mean(c) for t in tasks if (c := _ious([r for r in rows if r["task"] == t], *column))]
+             for column in columns]  # fmt: skip
+    print("| mean | " + " | ".join(f"{statistics.mean(m):.3f}" if len(m) == len(tasks) else "" for m in means) + " |")
+
+
+def plot_minutes(rows: list[dict], path: Path) -> None:
+    """IoU against wall minutes at the setting `main`, one panel per task."""
+    rows = [row for row in rows if row["setting"] == "main"]
+    tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
+    figure, panels = _panels(tasks)
+    for task, panel in zip(tasks, panels, strict=False):
+        for color, method in zip(_COLORS, METHODS, strict=True):
+            points = defaultdict(list)
+            for row in rows:
+                if (row["task"], row["method"]) == (task, method):
+                    points[row["minutes"]].append((float(row["wall"]) / 60, float(row["iou"])))
+            line = sorted(tuple(statistics.mean(v) for v in zip(*p, strict=True)) for p in points.values())
+            if line:
+                panel.plot(*zip(*line, strict=True), "o-" if method in TIMED else "s", color=color, label=method)
+        panel.set(title=task, xscale="log", xlabel="minutes (wall)", ylabel="IoU", ylim=(0, 1))
+        panel.grid(alpha=0.3)
+    _save(figure, panels, path)
+
+
+def plot_slices(rows: list[dict], path: Path) -> None:
+    """IoU against the number of annotated slices, at each method's longest budget, one panel per task."""
+    tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
+    figure, panels = _panels(tasks)
+    for task, panel in zip(tasks, panels, strict=False):
+        for color, method in zip(_COLORS, METHODS, strict=True):
+            of_method = [row for row in rows if (row["task"], row["method"]) == (task, method)]
+            longest = max((row["minutes"] for row in of_method), key=_number, default="")
+            line = [
+                (sum(slices), statistics.mean(values))
+                for setting, slices in SETTINGS.items()
+                if (values := _ious([r for r in of_method if r["setting"] == setting], method, longest))
+            ]
+            if line:
+                panel.plot(*zip(*line, strict=True), "o-", color=color, label=method)
+        panel.set(title=task, xlabel="annotated slices", ylabel="IoU", ylim=(0, 1))
+        panel.grid(alpha=0.3)
+    _save(figure, panels, path)
+
+
+def _panels(tasks: list[str]) -> tuple:
+    from matplotlib import pyplot
+
+    columns = min(3, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure, panels = pyplot.subplots(lines, columns, figsize=(4 * columns, 3.2 * lines), squeeze=False)
+    for panel in panels.ravel()[len(tasks):]:
+        panel.axis("off")
+    return figure, panels.ravel()
+
+
+def _save(figure: object, panels: object, path: Path) -> None:
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=6, frameon=False)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.savefig(path, dpi=110)
+
+
+def _ious(rows: list[dict], method: str, minutes: str) -> list[float]:
+    return [float(row["iou"]) for row in rows if (row["method"], row["minutes"]) == (method, minutes)]
+
+
+def _cell(values: list[float], best: float) -> str:
+    if not values:
+        return ""
+    mean = statistics.mean(values)
+    text = f"{mean:.3f}" + (f" +- {(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else "")
+    return f"**{text}**" if mean == best else text
+
+
+def _number(text: str) -> float:
+    return float(text or 0)
+
+
+if __name__ == "__main__":
+    main()
