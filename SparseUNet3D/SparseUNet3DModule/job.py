@@ -25,6 +25,8 @@ _WORK_MS, _PAUSE_MS = 30, 10
 #: Seconds that a worker gets to stop by itself before it is ended.
 _PATIENCE = 10.0
 _LOG_TAIL = 30
+#: What Python, PyTorch, OpenBLAS and the system say when there is no memory left.
+_NO_MEMORY = ("memoryerror", "out of memory", "memory allocation", "cannot allocate memory")
 
 
 class Job:
@@ -174,7 +176,7 @@ class Job:
 
     def _causeOfDeath(self, exitCode: int) -> str:
         tail = "\n".join(self.log[-_LOG_TAIL:])
-        if "MemoryError" in tail or "out of memory" in tail.lower():
+        if any(words in tail.lower() for words in _NO_MEMORY):
             return "Memory ran out; close other programs, or use a smaller volume."
         if exitCode < 0 and self.log and "could not be started" in self.log[-1]:
             return f"The worker process did not start. {self.log[-1]}"

@@ -162,7 +162,8 @@ def test_a_real_process_says_the_same(what: str, folder: Path):
 def test_a_program_reads_the_error_as_an_event(capfd: pytest.CaptureFixture[str]):
     assert call(*MISSING, "--progress", "jsonl") == 3
     out, err = capfd.readouterr()
-    (event,) = [json.loads(line) for line in out.splitlines()]
+    started, event = [json.loads(line) for line in out.splitlines()]
+    assert started["event"] == "started"
     assert (event["event"], event["exit_code"], event["kind"]) == ("error", 3, "InputError")
     assert event["message"].startswith("Cannot read 'none.nrrd'")
     assert err == ""

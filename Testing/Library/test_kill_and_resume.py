@@ -234,9 +234,9 @@ STOPPED_WHILE_SEGMENTING = """
 import os, signal
 import SparseUNet3DLib.workflow as w
 segment = w.segment
-def interrupted(*arguments):
+def interrupted(*arguments, **options):
     os.kill(os.getpid(), signal.SIGTERM)
-    return segment(*arguments)
+    return segment(*arguments, **options)
 w.segment = interrupted"""
 
 

@@ -145,7 +145,8 @@ def test_memory_runs_out(panel, ready, drive, tmp_path, monkeypatch):
     panel.ui.segmentButton.click()
     assert drive(lambda: not panel.isBusy, 60)
     text = panel.ui.errorLabel.text
-    assert "emory" in text or "PyTorch is installed but does not load" in text or "ended by the system" in text, text
+    # Depending on where it runs out: anywhere, or while PyTorch is being loaded.
+    assert "Memory ran out" in text or "PyTorch is installed but does not load" in text, panel.ui.logText.plainText
 
 
 def test_python_is_not_found(panel, ready, drive, monkeypatch):
