@@ -74,7 +74,7 @@ class ModelSection:
         if parameters is not self._panel.parameters:  # the scene was closed meanwhile
             return
         self._panel.parameters.modelPath = path
-        self._shown = path
+        self.update()
         self._ui.modelCard.plainText = card["text"]
 
     def save(self, path: str) -> None:

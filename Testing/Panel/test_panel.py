@@ -351,6 +351,8 @@ def test_a_model_is_saved_loaded_and_applied(panel, ready, train, drive, tmp_pat
     assert panel.parameters.modelPath == ""
     panel.model.load(str(tmp_path / "kept.safetensors"))
     assert "1  ball" in panel.ui.modelCard.plainText
+    panel.model.load(str(tmp_path / "kept.safetensors"))
+    assert "1  ball" in panel.ui.modelCard.plainText and panel.ui.loadModelButton.enabled
     one, two = addVolume("one"), addVolume("two")
     panel.ui.volumeSelector.setCurrentNode(one)
     panel.ui.applyButton.click()
