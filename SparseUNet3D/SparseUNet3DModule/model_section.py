@@ -64,6 +64,8 @@ class ModelSection:
     def load(self, path: str) -> None:
         """Show the card of a model and use it from now on."""
         parameters = self._panel.parameters
+        if not self._panel.train.mayInstall():
+            return
         self._ui.loadModelButton.enabled = False
         try:
             card = self._panel.logic.modelCard(path)
@@ -101,6 +103,8 @@ class ModelSection:
         """Segment all volume files of one folder into another."""
         parameters, ui = self._panel.parameters, self._ui
         source, target = Path(ui.inputFolderButton.directory), ui.outputFolderButton.directory
+        if not self._panel.train.mayInstall():
+            return
         files = sorted(f for f in source.glob("*") if f.is_file() and f.name.lower().endswith(SUPPORTED_SUFFIXES))
         self._panel.run(
             self._panel.logic.segmentFiles, parameters.modelPath, files, target, parameters.device,
@@ -109,6 +113,8 @@ class ModelSection:
 
     def _apply(self, volumes: list[list[Any]], confidence: bool) -> None:
         parameters = self._panel.parameters
+        if not self._panel.train.mayInstall():
+            return
         self._panel.run(
             self._panel.logic.segment, parameters.modelPath, volumes, parameters.device, confidence,
             onEnd=self._take,

@@ -102,12 +102,12 @@ class TrainSection:
 
     def onSegment(self) -> None:
         """Learn from the slices and segment the volume, from the beginning."""
-        if self._mayInstall():
+        if self.mayInstall():
             self._start()
 
     def onContinue(self) -> None:
         """Go on: with the checkpoint of a run that stopped, or else from the present model."""
-        if not self._mayInstall():
+        if not self.mayInstall():
             return
         if self._canResume():
             self._start(resumeFolder=self._panel.parameters.runFolder)
@@ -136,14 +136,15 @@ class TrainSection:
         volume, *further = self._panel.channels()
         started = self._panel.run(
             self._panel.logic.densify, volume, parameters.annotation, furtherChannels=further,
-            slices=None if parameters.scribbles else slices, heldOut=heldOut or None,
+            slices=[] if parameters.scribbles else slices, heldOut=heldOut or None,
             scribbles=parameters.scribbles, preset=parameters.preset, minutes=parameters.minutes or None,
             device=parameters.device, onEnd=self._takeOutcome, onEvent=self._takeEvent, **options,
         )
         if started and parameters is self._panel.parameters:
             parameters.runFolder = str(self._panel.job.folder)
 
-    def _mayInstall(self) -> bool:
+    def mayInstall(self) -> bool:
+        """Whether nothing has to be installed into Slicer, or the user agrees to it."""
         missing = missingPackages()
         return not missing or self._panel.ask(
             _("{packages} must be installed into Slicer once (PyTorch: 200 MB to 3 GB, several minutes). Install now?")

@@ -177,6 +177,8 @@ def test_torch_is_asked_for_and_its_absence_explained(panel, ready, drive, dialo
     panel.ui.segmentButton.click()
     assert not panel.isBusy and panel.ui.errorFrame.isHidden()
     assert "torch must be installed" in dialogs.texts("yesNo")[-1]
+    panel.model.load("some.safetensors")  # asks, too
+    assert len(dialogs.texts("yesNo")) == 2 and panel.ui.errorFrame.isHidden()
     dialogs.answer("yesNo", True)
     panel.ui.segmentButton.click()
     assert not panel.isBusy
