@@ -16,6 +16,7 @@ from torch import nn
 
 from SparseUNet3DLib.device import autocast, memory_format
 from SparseUNet3DLib.errors import MemoryLimitError
+from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.networks.batch_norm import recompute_statistics
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
@@ -77,10 +78,15 @@ class Predictor:
         precision: torch.dtype = torch.float32,
         settings: InferenceSettings = InferenceSettings(),
         warn: Callable[[str], None] = lambda message: None,
+        known: KnownSlices | None = None,
     ) -> None:
-        """``image`` is (c, z, y, x) of any number type, ``spacing`` (z, y, x) in mm."""
+        """``image`` is (c, z, y, x) of any number type, ``spacing`` (z, y, x) in mm.
+
+        ``known`` slices of this very volume are taken notice of where the plan provides for them.
+        """
         self.network, self.plan, self.device, self.precision = network, plan, device, precision
         self.settings, self._warn = settings, warn
+        self._known = known if plan.known_slices else None
         self.shape: Triple = image.shape[1:]
         self._statistics = [n.statistics(c) for n, c in zip(channels, image, strict=True)]
         self._image, self._scale = resample_to(image, spacing, plan.spacing)
@@ -148,7 +154,7 @@ class Predictor:
         tile = next(self._tiles(self._frame))
         for _ in range(2):
             start = time.perf_counter()
-            self._run(self._read(tile)).cpu()
+            self._run(tile).cpu()
         return time.perf_counter() - start
 
     def _recompute_statistics(self) -> None:
@@ -165,19 +171,23 @@ class Predictor:
         for count, (tile, part) in enumerate(parts, start=1):
             here, there = _within(part, inner), _within(part, tile)
             share = importance[there]
-            total[(slice(None), *here)] += (self._run(self._read(tile))[(0, slice(None), *there)] * share).cpu()
+            total[(slice(None), *here)] += (self._run(tile)[(0, slice(None), *there)] * share).cpu()
             weight[here] += share.cpu()
             progress(count / len(parts))
         return total.div_(weight)
 
-    def _run(self, batch: torch.Tensor) -> torch.Tensor:
-        """Logits of one tile, averaged over its mirrorings."""
+    def _run(self, tile: Box) -> torch.Tensor:
+        """Logits (1, classes, z, y, x) of one tile, averaged over its mirrorings."""
+        inputs = [self._read(tile)]
+        if self._known is not None:
+            inputs.append(self._known.channels(self._positions(tile))[None])
         axes = [_AXES.index(a) + 2 for a in self.settings.mirror]
         subsets = [s for n in range(len(axes) + 1) for s in itertools.combinations(axes, n)]
         logits: torch.Tensor | None = None
         for flipped in subsets:
             with autocast(self.device, self.precision):
-                out = self.network(batch.flip(flipped) if flipped else batch)
+                out = self.network(*(i.flip(flipped) if flipped else i for i in inputs))
+            out = out if self._known is None else out[1]
             out = out.float().flip(flipped) if flipped else out.float()
             logits = out if logits is None else logits.add_(out)
         return logits / len(subsets)
@@ -188,6 +198,14 @@ class Predictor:
         box = torch.from_numpy(np.ascontiguousarray(read_box(self._image, start, self.plan.patch_size)))
         batch = normalise(box.to(self.device), self._statistics)[None]
         return batch.to(memory_format=memory_format(self.device))
+
+    def _positions(self, tile: Box) -> torch.Tensor:
+        """(3, z, y, x) where the tile's voxels lie in the volume's own grid."""
+        axes = [
+            torch.arange(s, s + n, device=self.device) / f
+            for s, n, f in zip(tile.start, tile.size, self._scale, strict=True)
+        ]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
     def _tiles(self, frame: Box) -> Iterator[Box]:
         """Output tiles that cover ``frame``."""

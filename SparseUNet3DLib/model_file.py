@@ -135,7 +135,10 @@ def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> di
     Raises:
         InputError: the networks differ in more than their segments and patches.
     """
-    adapted = replace(model.plan, classes=plan.classes, batch_size=plan.batch_size, patch_size=plan.patch_size)
+    adapted = replace(
+        model.plan, classes=plan.classes, batch_size=plan.batch_size, patch_size=plan.patch_size,
+        known_slices=plan.known_slices,
+    )
     if adapted != plan:
         differing = [f.name for f in fields(Plan) if getattr(adapted, f.name) != getattr(plan, f.name)]
         raise InputError(
@@ -152,7 +155,20 @@ def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> di
         for row, source in enumerate(rows):
             new[row] = old[source] if source is not None else old.mean(0)
         weights[name] = new
+    correction = {n: t for n, t in weights.items() if n.startswith("correction.")}
+    weights = {n: t for n, t in weights.items() if n not in correction}
+    if plan.known_slices:
+        # Its input and output follow the segments; small as it is, it is learnt anew where they differ.
+        same = model.plan.known_slices and rows == list(range(model.plan.classes))
+        weights |= correction if same else _fresh_correction(plan)
     return weights
+
+
+def _fresh_correction(plan: Plan) -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fresh = build_network(plan).state_dict()
+    return {n: t for n, t in fresh.items() if n.startswith("correction.")}
 
 
 def _segment(values: dict) -> Segment:

@@ -47,6 +47,7 @@ class Plan:
         patch_size: voxels that the network sees in training, and in one tile.
         batch_size: patches per step.
         batch_norm: None, or where the statistics come from at test time: "batch", "running", "frozen".
+        known_slices: the network has a head that corrects its answer by what annotated slices tell.
     """
 
     network: str
@@ -59,6 +60,7 @@ class Plan:
     patch_size: Triple
     batch_size: int
     batch_norm: str | None = None
+    known_slices: bool = False
 
     @property
     def margin(self) -> Triple:
@@ -152,26 +154,30 @@ class Plan:
 def make_plan(
     recipe: Recipe,
     shapes: Sequence[Triple],
-    spacings: Sequence[tuple[float, float, float]],
+    spacing: tuple[float, float, float],
     in_channels: int,
     classes: int,
     memory: int,
     on_gpu: bool = False,
 ) -> Plan:
-    """Choose the network's shape for volumes of the given (z, y, x) shapes and spacings.
+    """Choose the network's shape for volumes of the given shapes (z, y, x) at the spacing that it works at (mm).
 
     ``memory`` (bytes) bounds the training step; ``on_gpu`` chooses a wider network and larger patches.
 
     Raises:
         MemoryLimitError: not even the smallest plan fits into ``memory``.
     """
-    spacing = tuple(float(s) for s in np.median(np.asarray(spacings, float), axis=0))
     if recipe.network == "auto":
         shape = tuple(int(n) for n in np.median(np.asarray(shapes), axis=0))
         plan = _auto_plan(recipe, shape, spacing, in_channels, classes, on_gpu)
     else:
         plan = _paper_plan(recipe, shapes, spacing, in_channels, classes)
     return fit_to_memory(plan, memory)
+
+
+def usual_patch_voxels(on_gpu: bool) -> int:
+    """About how many voxels "auto" sees at a time."""
+    return 128**3 if on_gpu else 64**3
 
 
 def fit_to_memory(plan: Plan, memory: int) -> Plan:
@@ -243,14 +249,16 @@ def _auto_plan(
     if min(shape) < 1:
         raise InputError(f"A volume of {format_triple(shape)} voxels is empty.")
     # On a CPU many small steps teach more per minute than few large ones.
-    voxels, batch, base, widest = (128**3, 2, 32, 320) if on_gpu else (64**3, 1, 16, 128)
+    batch, base, widest = (2, 32, 320) if on_gpu else (1, 16, 128)
+    voxels = usual_patch_voxels(on_gpu)
     patch = shape if math.prod(shape) <= _WHOLE * voxels else _patch_shape(shape, spacing, voxels)
     strides, kernels = _levels(patch, spacing)
     widths = tuple(min(base * 2**level, widest) for level in range(len(kernels)))
     total = np.prod(np.array(strides), axis=0) if strides else np.ones(3, int)
     patch = tuple(int(math.ceil(p / t) * t) for p, t in zip(patch, total, strict=True))
     return Plan(
-        "auto", in_channels, classes, spacing, strides, kernels, widths, patch, batch, batch_norm=recipe.batch_norm
+        "auto", in_channels, classes, spacing, strides, kernels, widths, patch, batch, batch_norm=recipe.batch_norm,
+        known_slices=recipe.known_slices,
     )
 
 

@@ -9,7 +9,7 @@ from SparseUNet3DLib.errors import UsageError
 NETWORKS = ("auto", "paper", "2d")
 #: What each of these parts of a recipe may be.
 _CHOICES = {
-    "optimizer": ("adamw", "sgd"),
+    "optimizer": ("muon", "adamw", "sgd"),
     "schedule": ("one-cycle", "steps"),
     "batch_norm": (None, "batch", "running", "frozen"),
     "precision": ("auto", "float32"),
@@ -50,12 +50,12 @@ class Recipe:
         seconds: wall-clock budget; the learning-rate schedule follows it. None: no time limit.
         iterations: number of optimiser steps. None: no limit. One of the two limits must be given.
         patience: stop when the held-out IoU has not improved for this fraction of the run. None: never.
-        optimizer: "adamw" or "sgd" (Nesterov momentum).
+        optimizer: "muon" (with AdamW for what is no convolution kernel), "adamw" or "sgd" (Nesterov momentum).
         learning_rate: highest learning rate of the schedule.
         schedule: "one-cycle" (warm-up over a tenth, then cosine to 0) or "steps" (divided by 10 after
             each 20,000 iterations, as in the Caffe networks derived from the paper's).
-        momentum: of SGD; for AdamW the first beta.
-        weight_decay: decoupled for AdamW, L2 for SGD.
+        momentum: of SGD and Muon; for AdamW the first beta.
+        weight_decay: decoupled for Muon and AdamW, L2 for SGD.
         dice: add the soft Dice of the annotated voxels to the cross-entropy.
         class_balance: exponent b of the cross-entropy's class weights, (1 / frequency)**b; 0 is
             unweighted, 1 gives every class the same influence (the paper).
@@ -66,6 +66,8 @@ class Recipe:
         ema_decay: decay of the moving average of the weights that is used for the result; 0: none.
         batch_norm: None (no batch normalisation; `auto` has instance normalisation) or the statistics
             used at test time: "batch", "running" or "frozen".
+        known_slices: let a network that segments the volume it learns from see what the annotated slices tell
+            about the voxels between them (`known_slices`); "auto" only.
         augmentation: ranges of the random changes.
         precision: "auto" (bfloat16 where a self-test finds it faster) or "float32".
         seed: of all random numbers.
@@ -76,8 +78,8 @@ class Recipe:
     seconds: float | None = 240.0
     iterations: int | None = None
     patience: float | None = None
-    optimizer: str = "adamw"
-    learning_rate: float = 6e-3
+    optimizer: str = "muon"
+    learning_rate: float = 0.03
     schedule: str = "one-cycle"
     momentum: float = 0.9
     weight_decay: float = 1e-2
@@ -87,6 +89,7 @@ class Recipe:
     foreground_share: float = 0.5
     ema_decay: float = 0.99
     batch_norm: str | None = None
+    known_slices: bool = True
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
     precision: str = "auto"
     seed: int = 0
@@ -152,6 +155,7 @@ PRESETS: dict[str, Recipe] = {
         foreground_share=0.0,
         ema_decay=0.0,
         batch_norm="batch",
+        known_slices=False,
         augmentation=AugmentationRecipe(rotation=5.0, scaling=0.1, gray_slope=1.5),
     ),
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,10 +12,13 @@ import torch.nn.functional as F
 from SparseUNet3DLib.augmentation import RandomTransforms, adjust_gray_values, draw_transforms, patch_coordinates
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.normalisation import ChannelNormalisation, ChannelStatistics
 from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.resampling import resample_to
 
 #: Stands for "unannotated" in the stored label maps, which are unsigned to be small.
 _HOLE = np.uint16(65535)
@@ -22,6 +26,26 @@ _HOLE = np.uint16(65535)
 _MOST_CENTRES = 500_000
 #: A patch lies at places that differ by at least this much to either side, as a share of half its size.
 _LEAST_SHIFT = 0.35
+#: Share of the known slices that are hidden from a patch, apart from the one it was drawn from.
+_HIDDEN = 0.5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees.
+
+    Attributes:
+        images: (b, c, z, y, x) float32.
+        target: (b, z', y', x') int64, ``UNANNOTATED`` where no class is known.
+        known: (b, classes, z', y', x') float32, what those annotated slices tell that are not hidden; None
+            for a network that takes no notice of them.
+        hidden_target: the target without the slices that ``known`` tells of; None where that is None.
+    """
+
+    images: torch.Tensor
+    target: torch.Tensor
+    known: torch.Tensor | None = None
+    hidden_target: torch.Tensor | None = None
 
 
 def read_box(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
@@ -57,19 +81,23 @@ class PatchSampler:
         device: torch.device,
     ) -> None:
         self.plan, self.recipe, self.device = plan, recipe, device
-        self.cases = [PreparedCase(c, normalisation, plan.classes) for c in cases if c.annotation.annotated.any()]
+        self.cases = [PreparedCase(c, normalisation, plan, device) for c in cases if c.annotation.annotated.any()]
         if not self.cases:
             raise InputError("No voxel is annotated, so there is nothing to learn from; paint some slices first.")
         self.class_counts = np.sum([c.class_counts for c in self.cases], axis=0)
 
-    def draw_batch(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """One batch: images (b, c, z, y, x) float32, targets (b, z', y', x') int64."""
+    def draw_batch(self, generator: torch.Generator) -> Batch:
+        """One batch."""
         number = self.plan.batch_size
         cases = [self.cases[_randint(len(self.cases), generator)] for _ in range(number)]
         voxels = np.stack([c.draw_voxel(self.recipe.foreground_share, generator) for c in cases])
         centres = np.stack([self._draw_centre(v, c, generator) for v, c in zip(voxels, cases, strict=True)])
         transforms = draw_transforms(self.recipe.augmentation, self.plan, number, generator)
-        return self.extract(cases, voxels, self._places(voxels - centres, cases, transforms), transforms)
+        places = self._places(voxels - centres, cases, transforms)
+        hidden = None
+        if self.plan.known_slices:
+            hidden = [c.draw_hidden(v, generator) for c, v in zip(cases, voxels, strict=True)]
+        return self.extract(cases, voxels, places, transforms, hidden)
 
     def _draw_centre(self, voxel: np.ndarray, case: PreparedCase, generator: torch.Generator) -> np.ndarray:
         """Centre (z, y, x) of a patch that shows ``voxel`` somewhere in the middle half of its output.
@@ -96,29 +124,38 @@ class PatchSampler:
         return np.rint(turned / np.array(self.plan.spacing) + (size - 1) / 2).astype(int).clip(0, size - 1)
 
     def extract(
-        self, cases: Sequence[PreparedCase], voxels: np.ndarray, places: np.ndarray, transforms: RandomTransforms
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self,
+        cases: Sequence[PreparedCase],
+        voxels: np.ndarray,
+        places: np.ndarray,
+        transforms: RandomTransforms,
+        hidden: Sequence[Collection[Plane]] | None = None,
+    ) -> Batch:
         """Patches whose output voxels ``places`` (b, 3) lie on ``voxels`` (b, 3) of their cases.
 
-        Returns:
-            Images (b, c, z, y, x) float32 and targets (b, z', y', x') int64.
+        ``hidden`` are the planes of each case that ``Batch.known`` must not tell of; None: there is no ``known``.
         """
         where = patch_coordinates(transforms, self.recipe.augmentation, self.plan, self.device)
         where /= self._per_patch([c.spacing for c in cases])
         z, y, x = torch.as_tensor(places + np.array(self.plan.margin), device=self.device).unbind(1)
         anchors = where[torch.arange(len(cases), device=self.device), :, z, y, x]
         where += self._per_patch(voxels) - anchors[..., None, None, None]
-        starts, size = _bounding_boxes(where)
-        where -= self._per_patch(starts)  # now in the boxes
-        images = self._sample_images(cases, where, starts, size)
+        images = self._sample_images(cases, where)
         if transforms.slopes is not None:
             images = adjust_gray_values(images, transforms.slopes)
         inner = tuple(slice(m, m + n) for m, n in zip(self.plan.margin, self.plan.output_size, strict=True))
-        return images, self._sample_targets(cases, where[(..., *inner)], starts, size)
+        where = where[(..., *inner)]
+        target = self._sample_targets(cases, where)
+        if hidden is None:
+            return Batch(images, target)
+        known = torch.stack([c.known.channels(w, h) for c, w, h in zip(cases, where, hidden, strict=True)])
+        seen = torch.stack([c.known.contains(w, h) for c, w, h in zip(cases, where, hidden, strict=True)])
+        return Batch(images, target, known, target.masked_fill(seen, UNANNOTATED))
 
-    def _sample_images(
-        self, cases: Sequence[PreparedCase], where: torch.Tensor, starts: list[list[int]], size: list[int]
-    ) -> torch.Tensor:
+    def _sample_images(self, cases: Sequence[PreparedCase], where: torch.Tensor) -> torch.Tensor:
+        where = where * self._per_patch([c.scale for c in cases])
+        starts, size = _bounding_boxes(where)
+        where -= self._per_patch(starts)  # now in the boxes
         boxes = torch.stack([
             normalise(self._read(c.image, start, size), c.statistics) for c, start in zip(cases, starts, strict=True)
         ])
@@ -127,11 +164,10 @@ class PatchSampler:
         grid = (where * (2 / span) - 1).flip(1).movedim(1, -1)
         return F.grid_sample(boxes, grid, "bilinear", "border", align_corners=True)
 
-    def _sample_targets(
-        self, cases: Sequence[PreparedCase], where: torch.Tensor, starts: list[list[int]], size: list[int]
-    ) -> torch.Tensor:
+    def _sample_targets(self, cases: Sequence[PreparedCase], where: torch.Tensor) -> torch.Tensor:
         """Nearest labels; outside of the volume nothing is annotated."""
-        index = where.round().long()
+        starts, size = _bounding_boxes(where)
+        index = (where - self._per_patch(starts)).round().long()
         low = -self._per_patch(starts).long()
         high = self._per_patch([c.target.shape for c in cases]).long() + low
         inside = ((index >= low) & (index < high)).all(1)
@@ -153,13 +189,16 @@ class PatchSampler:
 
 
 class PreparedCase:
-    """A case in the form that patches are cut from."""
+    """A case in the form that patches are cut from: the image on the network's grid, the target on its own."""
 
-    def __init__(self, case: Case, normalisation: Sequence[ChannelNormalisation], classes: int) -> None:
-        annotation = case.annotation
-        self.image = case.volume.array
+    def __init__(
+        self, case: Case, normalisation: Sequence[ChannelNormalisation], plan: Plan, device: torch.device
+    ) -> None:
+        annotation, classes, image = case.annotation, plan.classes, case.volume.array
         self.spacing = case.volume.geometry.array_spacing
-        self.statistics = [n.statistics(c) for n, c in zip(normalisation, self.image, strict=True)]
+        self.image, self.scale = resample_to(image, self.spacing, plan.spacing)
+        self.statistics = [n.statistics(c) for n, c in zip(normalisation, image, strict=True)]
+        self.known = KnownSlices(annotation, classes, device)
         self.target = np.where(annotation.annotated, annotation.labels, _HOLE)
         self.class_counts = np.bincount(annotation.labels[annotation.annotated], minlength=classes)[:classes]
         flat = np.flatnonzero(annotation.annotated)
@@ -179,6 +218,13 @@ class PreparedCase:
             chosen = chosen if chosen in self._present else self._present[-1]
         centres = self._centres[chosen]
         return np.array(np.unravel_index(centres[_randint(len(centres), generator)], self.target.shape))
+
+    def draw_hidden(self, voxel: np.ndarray, generator: torch.Generator) -> list[Plane]:
+        """The known slices to hide from a patch that was drawn from ``voxel`` (z, y, x): its own, and half of the others."""
+        chances = torch.rand(len(self.known.planes), generator=generator).tolist()
+        return [
+            p for p, c in zip(self.known.planes, chances, strict=True) if c < _HIDDEN or voxel[p.axis] == p.index
+        ]
 
 
 def _thin_out(indices: np.ndarray) -> np.ndarray:

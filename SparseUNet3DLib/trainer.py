@@ -10,10 +10,11 @@ from torch import nn
 
 from SparseUNet3DLib.device import autocast, memory_format
 from SparseUNet3DLib.loss import class_weights, sparse_loss
+from SparseUNet3DLib.muon import Muon
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
-from SparseUNet3DLib.sampling import PatchSampler
+from SparseUNet3DLib.sampling import Batch, PatchSampler
 
 #: Gradients longer than this are shortened; as in nnU-Net.
 _LONGEST_GRADIENT = 12.0
@@ -53,7 +54,7 @@ class Trainer:
             network = build_network(plan)
         self.network: nn.Module = network.to(device, memory_format=memory_format(device))
         self.average = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
-        self.optimizer = _make_optimizer(self.network, recipe)
+        self.optimizers = _make_optimizers(self.network, recipe)
         self.generator = torch.Generator().manual_seed(recipe.seed)
 
     def step(self, fraction: float) -> float:
@@ -62,26 +63,39 @@ class Trainer:
         NaN or infinity says that the loss or its gradient is not finite; then no weight was changed, but
         the random numbers, and statistics of batch normalisation, were.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(fraction)
-        images, target = self.sampler.draw_batch(self.generator)
-        images = images.to(memory_format=memory_format(self.device))
-        self.network.train()
-        with autocast(self.device, self.precision):
-            logits = self.network(images)
-        loss = sparse_loss(logits, target, self.class_weights(fraction), self.recipe.dice)
+        loss = self._loss(self.sampler.draw_batch(self.generator), fraction)
         value = loss.item()
         if not math.isfinite(value):
             return value
-        self.optimizer.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         loss.backward()
         length = nn.utils.clip_grad_norm_(self.network.parameters(), _LONGEST_GRADIENT).item()
         if not math.isfinite(length):  # a finite loss may still have a gradient that is not
             return length
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate(fraction)
+            optimizer.step()
         self.counters.iteration += 1
         self._update_average()
         return value
+
+    def _loss(self, batch: Batch, fraction: float) -> torch.Tensor:
+        """Of the logits; where slices are known, half of it, and half of the corrected logits' loss on hidden slices."""
+        images, known = (
+            None if t is None else t.to(memory_format=memory_format(self.device)) for t in (batch.images, batch.known)
+        )
+        self.network.train()
+        weights = self.class_weights(fraction)
+        with autocast(self.device, self.precision):
+            logits = self.network(images) if known is None else self.network(images, known)
+        if known is None:
+            return sparse_loss(logits, batch.target, weights, self.recipe.dice)
+        alone, corrected = logits
+        return 0.5 * (
+            sparse_loss(alone, batch.target, weights, self.recipe.dice)
+            + sparse_loss(corrected, batch.hidden_target, weights, self.recipe.dice)
+        )
 
     def learning_rate(self, fraction: float) -> float:
         """Learning rate at ``fraction`` (0..1) of the run."""
@@ -111,10 +125,11 @@ class Trainer:
         """Copies, in main memory, of all tensors that the next step depends on."""
         tensors = {f"network.{n}": t for n, t in self.network.state_dict().items()}
         tensors |= {f"average.{n}": t for n, t in self.average.items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            for name, value in values.items():
-                if value is not None:
-                    tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+        for number, optimizer in enumerate(self.optimizers):
+            for index, values in optimizer.state_dict()["state"].items():
+                for name, value in values.items():
+                    if value is not None:
+                        tensors[f"optimizer{number}.{index}.{name}"] = torch.as_tensor(value)
         tensors["generator"] = self.generator.get_state()
         return {n: t.detach().cpu().clone() for n, t in tensors.items()}
 
@@ -128,23 +143,9 @@ class Trainer:
         average = _below(state, "average.")
         for name, tensor in self.average.items():
             tensor.copy_(average[name])
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in _below(state, "optimizer.").items():
-            index, name = key.split(".", 1)
-            # A copy: the optimiser changes its moments in place, and ``state`` may be restored again.
-            moments.setdefault(int(index), {})[name] = value.clone()
-        optimizer = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": moments, "param_groups": optimizer["param_groups"]})
-        self._require_fitting_moments()
+        for number, optimizer in enumerate(self.optimizers):
+            _restore_moments(optimizer, _below(state, f"optimizer{number}."))
         self.generator.set_state(state["generator"].cpu())
-
-    def _require_fitting_moments(self) -> None:
-        moments = self.optimizer.state
-        if len({frozenset(values) for values in moments.values()}) > 1:
-            raise ValueError("some parameters lack moments that others have")
-        for parameter, values in moments.items():
-            if any(v.ndim and v.shape != parameter.shape for v in values.values()):
-                raise ValueError("the moments are of other parameters")
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -160,16 +161,39 @@ class Trainer:
                 self.average[name].copy_(value)
 
 
-def _make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     parameters = list(network.parameters())
+    rate, momentum, decay = recipe.learning_rate, recipe.momentum, recipe.weight_decay
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
-            nesterov=True,
-        )
-    return torch.optim.AdamW(
-        parameters, lr=recipe.learning_rate, betas=(recipe.momentum, 0.99), weight_decay=recipe.weight_decay
-    )
+        return [torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=decay, nesterov=True)]
+    hidden: list[nn.Parameter] = []
+    if recipe.optimizer == "muon":
+        # What scales and shifts, and what decides for a class, is no matrix between hidden layers.
+        last = {"head.weight", "correction.2.weight"}
+        hidden = [p for n, p in network.named_parameters() if p.ndim == 5 and n not in last]
+    others = [p for p in parameters if not any(p is h for h in hidden)]
+    adam = torch.optim.AdamW(others, lr=rate, betas=(momentum, 0.99), weight_decay=decay)
+    return [Muon(hidden, rate, momentum, decay), adam] if hidden else [adam]
+
+
+def _restore_moments(optimizer: torch.optim.Optimizer, state: dict[str, torch.Tensor]) -> None:
+    """Give ``optimizer`` the moments called "<parameter>.<moment>" in ``state``.
+
+    Raises:
+        ValueError: they do not fit its parameters.
+    """
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in state.items():
+        index, name = key.split(".", 1)
+        # A copy: the optimiser changes its moments in place, and ``state`` may be restored again.
+        moments.setdefault(int(index), {})[name] = value.clone()
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if len({frozenset(optimizer.state.get(p, ())) for p in parameters}) > 1:
+        raise ValueError("some parameters lack moments that others have")
+    for parameter, values in optimizer.state.items():
+        if any(v.ndim and v.shape != parameter.shape for v in values.values()):
+            raise ValueError("the moments are of other parameters")
 
 
 def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.inference import Box, InferenceSettings, Predictor
+from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 
@@ -20,13 +21,18 @@ _SETTINGS = InferenceSettings(overlap=0.25)
 class HeldOutValidation:
     """Scores a network on the held-out planes of ``cases``.
 
-    Only the tiles that show a held-out plane are computed, laid so that the plane runs through their
+    ``known`` are the slices of each case that the network may take notice of, the held-out ones not among them. Only the tiles that show a held-out plane are computed, laid so that the plane runs through their
     middle.
     """
 
     def __init__(
-        self, cases: Sequence[Case], normalisation: Sequence[ChannelNormalisation], device: torch.device
+        self,
+        cases: Sequence[Case],
+        known: Sequence[KnownSlices | None],
+        normalisation: Sequence[ChannelNormalisation],
+        device: torch.device,
     ) -> None:
+        self._known = known
         self._cases, self._normalisation, self._device = cases, normalisation, device
         self._segments = cases[0].annotation.segments
         self._plan: Plan | None = None
@@ -34,27 +40,39 @@ class HeldOutValidation:
 
     def __call__(self, network: nn.Module, plan: Plan, precision: torch.dtype) -> dict[str, float | None]:
         """IoU by segment name over the held-out voxels; None where a segment is neither there nor found."""
-        if plan != self._plan or plan.batch_norm == "frozen":
-            self._plan = plan
-            self._predictors = [self._make_predictor(c, network, plan, precision) for c in self._cases]
         joint = np.zeros((plan.classes, plan.classes), np.int64)
-        for case, predictor in zip(self._cases, self._predictors, strict=True):
-            predictor.network = network
-            for box in _plane_boxes(case):
-                counted = case.annotation.annotated[box.slices]
-                truth = case.annotation.labels[box.slices][counted].astype(np.int64)
-                found = predictor.logits(box, frame=box).argmax(0).numpy()[counted]
-                joint += np.bincount(truth * plan.classes + found, minlength=joint.size).reshape(joint.shape)
+        for case, labels in zip(self._cases, self.segment(network, plan, precision), strict=True):
+            counted = case.annotation.annotated
+            truth = case.annotation.labels[counted].astype(np.int64)
+            joint += np.bincount(truth * plan.classes + labels[counted], minlength=joint.size).reshape(joint.shape)
         hits = np.diag(joint)[1:]
         unions = joint.sum(0)[1:] + joint.sum(1)[1:] - hits
         return {
             s.name: float(h / u) if u else None for s, h, u in zip(self._segments, hits, unions, strict=True)
         }
 
-    def _make_predictor(self, case: Case, network: nn.Module, plan: Plan, precision: torch.dtype) -> Predictor:
+    def segment(self, network: nn.Module, plan: Plan, precision: torch.dtype) -> list[np.ndarray]:
+        """Labels (z, y, x) uint16 of each case, on its held-out planes only; 0 elsewhere."""
+        if plan != self._plan or plan.batch_norm == "frozen":
+            self._plan = plan
+            self._predictors = [
+                self._make_predictor(c, k, network, plan, precision) for c, k in zip(self._cases, self._known, strict=True)
+            ]
+        found = []
+        for case, predictor in zip(self._cases, self._predictors, strict=True):
+            predictor.network = network
+            labels = np.zeros(case.annotation.labels.shape, np.uint16)
+            for box in _plane_boxes(case):
+                labels[box.slices] = predictor.logits(box, frame=box).argmax(0).numpy()
+            found.append(labels)
+        return found
+
+    def _make_predictor(
+        self, case: Case, known: KnownSlices | None, network: nn.Module, plan: Plan, precision: torch.dtype
+    ) -> Predictor:
         return Predictor(
             network, plan, self._normalisation, case.volume.array, case.volume.geometry.array_spacing, self._device,
-            precision, _SETTINGS,
+            precision, _SETTINGS, known=known,
         )
 
 

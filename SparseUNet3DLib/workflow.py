@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -34,10 +35,18 @@ from SparseUNet3DLib.errors import InputError, Interrupted, MemoryLimitError, Ou
 from SparseUNet3DLib.evaluation import confusion
 from SparseUNet3DLib.events import CollectingReporter, Reporter
 from SparseUNet3DLib.inference import InferenceSettings, Predictor, larger_tiles
+from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation, fit_normalisation
-from SparseUNet3DLib.plan import Plan, fit_to_memory, format_triple, make_plan, override_plan
+from SparseUNet3DLib.plan import (
+    Plan,
+    fit_to_memory,
+    format_triple,
+    make_plan,
+    override_plan,
+    usual_patch_voxels,
+)
 from SparseUNet3DLib.recipe import PRESETS, Recipe
 from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
@@ -45,6 +54,7 @@ from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.training import TrainingResult, TrainingTask, run_training
 from SparseUNet3DLib.validation import HeldOutValidation
 from SparseUNet3DLib.volumes import Volume
+from SparseUNet3DLib.working_spacing import choose_spacing
 
 #: Part of the free memory that the accumulated logits may take while segmenting.
 LOGITS_SHARE = 0.25
@@ -133,13 +143,15 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     classes = len(cases[0].annotation.segments) + 1
     memory = options.memory or available_memory(device)
     if start:
-        plan = fit_to_memory(replace(start.plan, classes=classes), memory)
+        known_slices = recipe.known_slices and start.plan.network == "auto"
+        plan = fit_to_memory(replace(start.plan, classes=classes, known_slices=known_slices), memory)
         if plan.network != recipe.network:
             warn(f"The model to start from is a '{plan.network}' network, so that '{recipe.network}' does not count.")
     else:
-        shapes = [a.shape[1:] for a in arrays]
-        spacings = [c.volume.geometry.array_spacing for c in cases]
-        plan = make_plan(recipe, shapes, spacings, len(names), classes, memory, device.type != "cpu")
+        on_gpu = device.type != "cpu"
+        spacing = _working_spacing(cases, recipe, usual_patch_voxels(on_gpu))
+        shapes = [_shape_at(c.volume, spacing) for c in cases]
+        plan = make_plan(recipe, shapes, spacing, len(names), classes, memory, on_gpu)
     if options.plan:
         plan = override_plan(plan, options.plan)
         _require_memory(plan, memory)
@@ -153,6 +165,18 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
         held_out={c.volume.name: [str(p) for p in c.annotation.planes] for c in validation},
     )
     return Preparation(training, validation, normalisation, plan, device)
+
+
+def _working_spacing(cases: Sequence[Case], recipe: Recipe, patch_voxels: int) -> tuple[float, float, float]:
+    if recipe.network == "auto":
+        return choose_spacing(cases, patch_voxels)
+    return tuple(float(s) for s in np.median([c.volume.geometry.array_spacing for c in cases], axis=0))
+
+
+def _shape_at(volume: Volume, spacing: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Voxels (z, y, x) of ``volume`` at another ``spacing`` (z, y, x, mm)."""
+    own = volume.geometry.array_spacing
+    return tuple(max(1, math.ceil(n * o / s)) for n, o, s in zip(volume.array.shape[1:], own, spacing, strict=True))
 
 
 def _require_memory(plan: Plan, memory: int) -> None:
@@ -172,12 +196,13 @@ def train(
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
 ) -> Model:
-    """Train a model on one or several sparsely annotated volumes.
+    """Train a model on one or several sparsely annotated volumes, to be applied to others.
 
     Raises:
         SparseUNetError: one of its kinds, see ``prepare`` and ``training.run_training``.
     """
     reporter, stop = reporter or CollectingReporter(), stop or StopRequest()
+    recipe = replace(recipe, known_slices=False)  # other volumes have none
     prepared = prepare(cases, recipe, options, reporter)
     return _train(prepared, recipe, options, reporter, stop)
 
@@ -190,6 +215,7 @@ def segment(
     keep: SparseAnnotation | None = None,
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
+    known: SparseAnnotation | None = None,
 ) -> Prediction:
     """Segment ``volume`` with ``model``.
 
@@ -198,6 +224,7 @@ def segment(
             free memory.
         keep: annotated voxels that stay as they were painted.
         stop: asked after every tile.
+        known: annotation of this volume whose slices a model made by ``densify`` may take notice of; None: ``keep``.
 
     Raises:
         InputError: the volume has other channels than the model expects.
@@ -218,6 +245,7 @@ def segment(
     predictor = Predictor(
         network, plan, model.channels, volume.array, volume.geometry.array_spacing, where, precision, settings,
         lambda message: reporter.emit("warning", message=message),
+        _known_slices(known or keep, model, where),
     )
     labels, confidence = predictor.segment(_segmenting(reporter, stop))
     prediction = Prediction(Segmentation(labels, model.segments, volume.geometry), confidence)
@@ -251,23 +279,37 @@ def densify(
         recipe = replace(recipe, seconds=max(0.25 * recipe.seconds, recipe.seconds - reserved))
     model = _train(prepared, recipe, options, reporter, stop)
     try:
-        prediction = segment(model, volume, options.device, settings, reporter=reporter, stop=stop)
+        prediction = segment(model, volume, options.device, settings, reporter=reporter, stop=stop, known=annotation)
     except Interrupted as error:
         if options.folder is None:
             raise
         raise Interrupted(f"{error} The trained network is in '{options.folder}'; go on with --resume.") from None
-    prediction = replace(prediction, confusion=_confusion(prediction, prepared.validation))
+    prediction = replace(prediction, confusion=_confusion(prepared, model, prediction))
     if keep_annotation:
         _keep_annotation(prediction, model, annotation)
     return prediction, model
 
 
-def _confusion(prediction: Prediction, validation: Sequence[Case]) -> np.ndarray:
+def _confusion(prepared: Preparation, model: Model, prediction: Prediction) -> np.ndarray:
     labels = prediction.segmentation.labels
-    if not validation:
+    if not prepared.validation:
         return np.zeros(labels.shape, np.uint8)
-    truth = validation[0].annotation
+    if model.plan.known_slices:  # the prediction has taken notice of the held-out slices, too
+        network = model.network(prepared.device).to(memory_format=memory_format(prepared.device))
+        precision = choose_precision(prepared.device, model.recipe.precision)
+        labels = _validation(prepared).segment(network, model.plan, precision)[0]
+    truth = prepared.validation[0].annotation
     return confusion(labels, truth.labels, truth.annotated)
+
+
+def _validation(prepared: Preparation) -> HeldOutValidation:
+    """Scores on the held-out planes, of which the network knows nothing but the other planes."""
+    kept = {id(c.volume): c.annotation for c in prepared.training}
+    known = [
+        KnownSlices(kept[id(c.volume)], prepared.plan.classes, prepared.device) if prepared.plan.known_slices else None
+        for c in prepared.validation
+    ]
+    return HeldOutValidation(prepared.validation, known, prepared.normalisation, prepared.device)
 
 
 def _segmenting(reporter: Reporter, stop: StopRequest) -> Callable[[float], None]:
@@ -300,8 +342,7 @@ def _train(
             prepared.device,
             reporter,
             stop,
-            HeldOutValidation(prepared.validation, prepared.normalisation, prepared.device)
-            if prepared.validation else None,
+            _validation(prepared) if prepared.validation else None,
             _preview_writer(prepared, recipe, options.preview, reporter) if options.preview else None,
             options.folder,
             adapt_weights(start, prepared.plan, segments) if start else None,
@@ -353,6 +394,7 @@ def _preview_writer(
         predictor = Predictor(
             network, plan, prepared.normalisation, case.volume.array, case.volume.geometry.array_spacing,
             prepared.device, precision, InferenceSettings(overlap=0.0),
+            known=KnownSlices(case.annotation, plan.classes, prepared.device),
         )
         labels, _ = predictor.segment()
         try:
@@ -376,18 +418,32 @@ def _seconds_to_segment(
                          else prepared.plan.batch_norm),
         prepared.normalisation, volume.array, volume.geometry.array_spacing, prepared.device,
         choose_precision(prepared.device, recipe.precision), settings or InferenceSettings(),
+        known=KnownSlices(prepared.training[0].annotation, prepared.plan.classes, prepared.device),
     )
     return predictor.seconds_per_tile() * predictor.count_tiles()
 
 
+def _known_slices(known: SparseAnnotation | None, model: Model, device: torch.device) -> KnownSlices | None:
+    if known is None or not model.plan.known_slices:
+        return None
+    labels, _ = _classes_of(model, known)
+    return KnownSlices(replace(known, labels=labels, segments=model.segments), model.plan.classes, device)
+
+
 def _keep_annotation(prediction: Prediction, model: Model, keep: SparseAnnotation) -> None:
-    """Put the annotated voxels into the label map as they were painted; segments are matched by name."""
-    values = {s.name: i + 1 for i, s in enumerate(model.segments)}
-    table = np.array([0, *(values.get(s.name, 0) for s in keep.segments)], np.uint16)
-    known = np.array([True, *(s.name in values for s in keep.segments)])
-    kept = keep.annotated & known[keep.labels]
-    prediction.segmentation.labels[kept] = table[keep.labels[kept]]
+    """Put the annotated voxels into the label map as they were painted."""
+    labels, named = _classes_of(model, keep)
+    kept = keep.annotated & named
+    prediction.segmentation.labels[kept] = labels[kept]
     prediction.confidence[kept] = 100
+
+
+def _classes_of(model: Model, annotation: SparseAnnotation) -> tuple[np.ndarray, np.ndarray]:
+    """The annotation's labels (z, y, x) as the model's classes, matched by name; and where there is such a class."""
+    values = {s.name: i + 1 for i, s in enumerate(model.segments)}
+    table = np.array([0, *(values.get(s.name, 0) for s in annotation.segments)], np.uint16)
+    named = np.array([True, *(s.name in values for s in annotation.segments)])
+    return table[annotation.labels], named[annotation.labels]
 
 
 def _channel_names(cases: Sequence[Case]) -> tuple[str, ...]:

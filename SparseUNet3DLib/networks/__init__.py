@@ -10,9 +10,15 @@ from SparseUNet3DLib.plan import Plan
 
 
 def build_network(plan: Plan) -> nn.Module:
-    """Network of ``plan``: (b, c, z, y, x) float images to (b, classes, z', y', x') logits."""
+    """Network of ``plan``: (b, c, z, y, x) float images to (b, classes, z', y', x') logits.
+
+    One with a plan for known slices, given their channels (b, classes, z, y, x) besides, returns its logits
+    from the image alone and those corrected by the slices.
+    """
     if plan.network == "auto":
-        return AutoUNet(plan.in_channels, plan.classes, plan.strides, plan.kernels, plan.widths, plan.batch_norm)
+        return AutoUNet(
+            plan.in_channels, plan.classes, plan.strides, plan.kernels, plan.widths, plan.batch_norm, plan.known_slices
+        )
     return PaperUNet(
         plan.in_channels, plan.classes, plan.widths, plan.batch_norm, slice_wise=plan.network == "2d"
     )

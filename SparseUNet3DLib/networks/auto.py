@@ -12,6 +12,10 @@ from torch import nn
 from SparseUNet3DLib.networks.batch_norm import BatchNorm
 
 
+#: Channels between the two layers that correct the logits by what annotated slices tell.
+_CORRECTION_WIDTH = 32
+
+
 class Conv3d(nn.Conv3d):
     """A convolution that is computed in float32 where an axis is shorter than the kernel, on a CPU.
 
@@ -51,7 +55,8 @@ class AutoUNet(nn.Module):
 
     Two 3-wide convolutions per level, each followed by normalisation and leaky ReLU; max pooling down,
     1x1x1 convolution and nearest-neighbour enlargement up (a quarter of an up-convolution's cost on a
-    CPU, and without its checkerboard).
+    CPU, and without its checkerboard). With ``known_slices`` a small head, voxel by voxel, corrects the
+    logits by what annotated slices tell; the rest of the network does not depend on them.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class AutoUNet(nn.Module):
         kernels: Sequence[Sequence[int]],
         widths: Sequence[int],
         batch_norm: str | None = None,
+        known_slices: bool = False,
     ) -> None:
         super().__init__()
 
@@ -86,14 +92,19 @@ class AutoUNet(nn.Module):
             level(2 * width, width, kernel) for width, kernel in zip(widths[:-1], kernels, strict=False)
         )
         self.head = nn.Conv3d(widths[0], classes, 1)
+        self.correction = _correction(widths[0] + 2 * classes, classes) if known_slices else None
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, a=0.01)
         # Small first logits: training starts from "undecided" instead of from random certainty.
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
+        for last in [self.head, *([self.correction[-1]] if known_slices else [])]:
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.zeros_(last.bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, known: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Logits; with ``known`` channels of annotated slices also the logits corrected by them."""
         skips = []
         for index, level in enumerate(self.down):
             if index:
@@ -103,4 +114,13 @@ class AutoUNet(nn.Module):
         for index in reversed(range(len(self.up))):
             x = F.interpolate(self.narrow[index](x), size=skips[index].shape[2:], mode="nearest")
             x = self.up[index](torch.cat([skips[index], x], dim=1))
-        return self.head(x)
+        logits = self.head(x)
+        if known is None:
+            return logits
+        return logits, logits + self.correction(torch.cat([x, logits, known.to(x.dtype)], dim=1))
+
+
+def _correction(channels: int, classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(channels, _CORRECTION_WIDTH, 1), nn.LeakyReLU(0.01, inplace=True), nn.Conv3d(_CORRECTION_WIDTH, classes, 1)
+    )

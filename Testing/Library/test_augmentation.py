@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 from scipy.interpolate import BSpline
-from volumes_for_tests import CPU, STILL, make_case, make_plan_of, make_sampler, numbered
+from volumes_for_tests import CPU, STILL, draw, make_case, make_plan_of, make_sampler, numbered
 
 from SparseUNet3DLib.augmentation import (
     RandomTransforms,
@@ -58,8 +58,8 @@ def extract_one(
     """The patch of the first case whose output voxel ``place`` lies on ``voxel``; ``transforms`` may be a matrix."""
     if isinstance(transforms, torch.Tensor):
         transforms = RandomTransforms(transforms[None])
-    images, targets = sampler.extract(sampler.cases[:1], np.array([voxel]), np.array([place]), transforms)
-    return images[0], targets[0]
+    batch = sampler.extract(sampler.cases[:1], np.array([voxel]), np.array([place]), transforms)
+    return batch.images[0], batch.target[0]
 
 
 def in_mm(plan: Plan) -> np.ndarray:
@@ -347,15 +347,15 @@ def test_a_batch_from_unlike_volumes_is_what_each_patch_is_alone():
     transforms = draw_transforms(STRONG, plan, 3, generator())
     voxels, places = np.array([(4, 15, 20), (0, 23, 11), (8, 0, 3)]), np.array([(4, 5, 6), (0, 9, 11), (3, 2, 1)])
     of = [sampler.cases[i] for i in (0, 1, 0)]
-    images, targets = sampler.extract(of, voxels, places, transforms)
+    batch = sampler.extract(of, voxels, places, transforms)
     for i in range(3):
         one = RandomTransforms(transforms.matrices[i : i + 1], transforms.displacements[i : i + 1],
                                transforms.slopes[i : i + 1])
-        image, target = sampler.extract(of[i : i + 1], voxels[i : i + 1], places[i : i + 1], one)
+        alone = sampler.extract(of[i : i + 1], voxels[i : i + 1], places[i : i + 1], one)
         # Positions within boxes of other sizes are rounded differently: a millionth of a gray value's slope.
-        torch.testing.assert_close(images[i], image[0], rtol=1e-4, atol=0.02)
-        assert (targets[i] == target[0]).float().mean() > 0.999
-        assert target[(0, *places[i])] == of[i].target[tuple(voxels[i])]
+        torch.testing.assert_close(batch.images[i], alone.images[0], rtol=1e-4, atol=0.02)
+        assert (batch.target[i] == alone.target[0]).float().mean() > 0.999
+        assert alone.target[(0, *places[i])] == of[i].target[tuple(voxels[i])]
 
 
 @pytest.mark.parametrize("rotation, scaling", [(45.0, 0.5), (10.0, 0.0)])
@@ -369,7 +369,7 @@ def test_flat_patches_stay_on_their_slice(rotation: float, scaling: float):
     sampler = make_sampler([make_case(image, annotated, spacing=(2.0, 1.0, 1.0))], plan, recipe)
     complete = 0
     for seed in range(40):
-        images, target = sampler.draw_batch(generator(seed))
+        images, target = draw(sampler, generator(seed))
         torch.testing.assert_close(images, torch.full_like(images, 2.0))
         complete += bool((target == 0).all())
     # Some patches reach beyond the slice's edge, where nothing is annotated.
@@ -382,7 +382,7 @@ def test_the_papers_2d_peer_stays_on_its_slice():
     plan = make_plan_of((1, 92, 92), network="2d")
     sampler = make_sampler([make_case(np.indices((3, 130, 130))[0].astype(np.float32), annotated)], plan,
                            AugmentationRecipe(gray_slope=1.0))
-    images, target = sampler.draw_batch(generator())
+    images, target = draw(sampler, generator())
     assert target.shape == (1, 1, 4, 4)
     assert (target == 0).all()
     torch.testing.assert_close(images, torch.ones_like(images))

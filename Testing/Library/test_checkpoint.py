@@ -241,9 +241,11 @@ def change_header(key, value):
         lambda h, s: s.update({"network.head.bias": torch.zeros(7)}),
         lambda h, s: s.update({"average.head.bias": torch.zeros(7)}),
         lambda h, s: s.update({"generator": torch.zeros(3, dtype=torch.uint8)}),
-        lambda h, s: s.update({"optimizer.x.exp_avg": torch.zeros(3)}),
-        lambda h, s: s.update({"optimizer.0.exp_avg": torch.zeros(3)}),
-        lambda h, s: s.pop("optimizer.0.exp_avg_sq"),
+        lambda h, s: s.update({"optimizer1.x.exp_avg": torch.zeros(3)}),
+        lambda h, s: s.update({"optimizer1.0.exp_avg": torch.zeros(3)}),
+        lambda h, s: s.update({"optimizer0.0.momentum_buffer": torch.zeros(3)}),
+        lambda h, s: s.pop("optimizer1.0.exp_avg_sq"),
+        lambda h, s: s.pop("optimizer0.0.momentum_buffer"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_in_a_sentence(tmp_path, change):

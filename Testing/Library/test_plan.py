@@ -22,7 +22,7 @@ ONE_MM = (1.0, 1.0, 1.0)
 def planned(shape: Triple, spacing: tuple[float, float, float] = ONE_MM, on_gpu: bool = False, **options) -> Plan:
     recipe = options.pop("recipe", Recipe())
     memory = options.pop("memory", PLENTY)
-    return make_plan(recipe, [shape], [spacing], options.pop("channels", 1), options.pop("classes", 2), memory, on_gpu)
+    return make_plan(recipe, [shape], spacing, options.pop("channels", 1), options.pop("classes", 2), memory, on_gpu)
 
 
 # -- levels ----------------------------------------------------------------------------------------------
@@ -128,8 +128,8 @@ def test_every_plan_is_consistent(shape: Triple, spacing: tuple[float, float, fl
 
 
 def test_several_volumes_are_planned_by_their_medians():
-    shapes, spacings = [(40, 40, 40), (50, 50, 50), (48, 48, 48)], [(1.0,) * 3, (3.0,) * 3, (1.2,) * 3]
-    plan = make_plan(Recipe(), shapes, spacings, 1, 2, PLENTY)
+    shapes = [(40, 40, 40), (50, 50, 50), (48, 48, 48)]
+    plan = make_plan(Recipe(), shapes, (1.2, 1.2, 1.2), 1, 2, PLENTY)
     assert plan.spacing == (1.2, 1.2, 1.2)
     assert plan.patch_size == (48, 48, 48)
 

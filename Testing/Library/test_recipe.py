@@ -54,7 +54,7 @@ def test_keys_of_other_versions_are_left_out():
     "changes, words",
     [
         ({"network": "3d"}, "Unknown network '3d'; choose one of auto, paper, 2d."),
-        ({"optimizer": "adam"}, "Unknown optimizer 'adam'; choose one of adamw, sgd."),
+        ({"optimizer": "adam"}, "Unknown optimizer 'adam'; choose one of muon, adamw, sgd."),
         ({"schedule": "cosine"}, "Unknown schedule 'cosine'; choose one of one-cycle, steps."),
         ({"batch_norm": "none"}, "Unknown batch norm 'none'; choose one of None, batch, running, frozen."),
         ({"precision": "float16"}, "Unknown precision 'float16'; choose one of auto, float32."),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from volumes_for_tests import STILL, Triple, make_case, make_plan_of, make_sampler, numbered
+from volumes_for_tests import STILL, Triple, draw, make_case, make_plan_of, make_sampler, numbered
 
 from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.loss import UNANNOTATED
@@ -59,7 +59,7 @@ def test_a_single_annotated_voxel_is_in_every_patch(
     sampler = make_sampler([case], make_plan_of(patch, patch_spacing, batch_size=2), recipe)
     random = generator()
     for _ in range(50):
-        images, targets = sampler.draw_batch(random)
+        images, targets = draw(sampler, random)
         assert torch.isfinite(images).all()
         assert images.shape == (2, 1, *patch) and targets.shape == (2, *patch)
         assert (targets != UNANNOTATED).flatten(1).any(1).all()
@@ -78,7 +78,7 @@ def test_every_patch_of_any_volume_shows_annotated_voxels(data: st.DataObject):
     sampler = make_sampler([case], make_plan_of(patch, patch_spacing), STRONG)
     random = generator(data.draw(st.integers(0, 1000), "seed"))
     for _ in range(8):
-        assert (sampler.draw_batch(random)[1] != UNANNOTATED).any()
+        assert (draw(sampler, random)[1] != UNANNOTATED).any()
 
 
 @pytest.mark.parametrize("recipe", [STILL, STRONG], ids=["still", "strong"])
@@ -89,7 +89,7 @@ def test_the_small_output_of_the_papers_network_shows_annotated_voxels(voxel: Tr
     sampler = make_sampler([case], make_plan_of((92, 92, 92), network="paper"), recipe)
     random = generator()
     for _ in range(4):
-        images, targets = sampler.draw_batch(random)
+        images, targets = draw(sampler, random)
         assert images.shape == (1, 1, 92, 92, 92) and targets.shape == (1, 4, 4, 4)
         assert (targets != UNANNOTATED).any()
 
@@ -99,7 +99,7 @@ def test_an_unturned_patch_shows_a_whole_plane_also_at_another_spacing(step: flo
     case = make_case(np.zeros((30, 30, 30), np.float32), planes=(Plane(1, 13),))
     sampler = make_sampler([case], make_plan_of((6, 6, 6), (step, step, step)))
     for seed in range(20):
-        annotated = sampler.draw_batch(generator(seed))[1][0] != UNANNOTATED
+        annotated = draw(sampler, generator(seed))[1][0] != UNANNOTATED
         rows = annotated.any(0).any(1)
         assert rows.any()
         assert annotated[1:-1, rows, 1:-1].all()  # the outermost voxels may lie on the volume's faces
@@ -125,7 +125,7 @@ def test_patches_stick_out_a_little_along_the_axes_that_they_span_and_cover_the_
     furthest = np.zeros(3, int)
     random = generator()
     for _ in range(600):
-        images, targets = sampler.draw_batch(random)
+        images, targets = draw(sampler, random)
         inside = (targets[0] == 0).numpy()
         lengths = [inside.any(axis=tuple(a for a in range(3) if a != axis)).sum() for axis in range(3)]
         furthest = np.maximum(furthest, np.array(patch) - lengths)
@@ -141,7 +141,7 @@ def test_annotated_slices_lie_at_many_places_in_a_patch_that_spans_the_volume():
     case = make_case(numbered((16, 16, 16)), planes=(Plane(0, 8),))
     sampler = make_sampler([case], make_plan_of((16, 16, 16)))
     random = generator()
-    places = {int((sampler.draw_batch(random)[1][0] != UNANNOTATED).any(2).any(1).nonzero()[0]) for _ in range(100)}
+    places = {int((draw(sampler, random)[1][0] != UNANNOTATED).any(2).any(1).nonzero()[0]) for _ in range(100)}
     assert places == {6, 7, 8, 9, 10} or places > {6, 7, 8, 9, 10}
 
 
@@ -151,7 +151,7 @@ def test_the_drawn_voxel_lies_anywhere_around_the_middle_away_from_borders():
     places = []
     random = generator()
     for _ in range(300):
-        targets = sampler.draw_batch(random)[1]
+        targets = draw(sampler, random)[1]
         places.append((targets[0] != UNANNOTATED).nonzero()[0].tolist())
     low, high = np.min(places, axis=0), np.max(places, axis=0)
     assert (low >= patch // 16).all() and (low <= patch // 4).all()
@@ -163,7 +163,7 @@ def test_a_patch_larger_than_the_volume_shows_it_mirrored_around():
     sampler = make_sampler([make_case(image)], make_plan_of((10, 9, 8)))
     mirrored = np.pad(image, 10, "reflect")
     for seed in range(5):
-        images, targets = sampler.draw_batch(generator(seed))
+        images, targets = draw(sampler, generator(seed))
         start = (targets[0] != UNANNOTATED).nonzero().amin(0).tolist()
         box = tuple(slice(10 - s, 10 - s + n) for s, n in zip(start, (10, 9, 8), strict=True))
         np.testing.assert_allclose(images[0, 0], mirrored[box], atol=1e-5)
@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_patches():
     rng = np.random.default_rng(0)
     case = make_case(rng.normal(size=(12, 12, 12)).astype(np.float32), planes=(Plane(0, 5), Plane(2, 3)))
     sampler = make_sampler([case], make_plan_of((6, 6, 6), batch_size=2), STRONG)
-    one, same, other = (sampler.draw_batch(generator(seed)) for seed in (1, 1, 2))
+    one, same, other = (draw(sampler, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(one[0], same[0]) and torch.equal(one[1], same[1])
     assert not torch.equal(one[0], other[0])
 
@@ -192,7 +192,7 @@ def drawn_classes(foreground_share: float, number: int = 400) -> np.ndarray:
     plan = make_plan_of((1, 1, 1), classes=4, batch_size=number)
     sampler = make_sampler([case], plan, foreground_share=foreground_share)
     assert sampler.class_counts.tolist() == [900, 90, 0, 10]
-    targets = sampler.draw_batch(generator())[1].flatten()
+    targets = draw(sampler, generator())[1].flatten()
     return torch.bincount(targets, minlength=4).numpy() / number
 
 
@@ -206,7 +206,7 @@ def test_classes_are_drawn_as_the_recipe_balances_them():
 def test_all_voxels_of_a_class_can_be_drawn():
     shape = (3, 4, 5)
     sampler = make_sampler([make_case(numbered(shape))], make_plan_of((1, 1, 1), batch_size=500))
-    assert sampler.draw_batch(generator())[0].unique().numel() == 60
+    assert draw(sampler, generator())[0].unique().numel() == 60
 
 
 def test_volumes_are_drawn_alike_and_those_without_annotation_not_at_all():
@@ -216,7 +216,7 @@ def test_volumes_are_drawn_alike_and_those_without_annotation_not_at_all():
         make_case(np.full((4, 4, 4), 3.0, np.float32), np.zeros((4, 4, 4), bool)),
     ]
     sampler = make_sampler(cases, make_plan_of((1, 1, 1), batch_size=400))
-    values = sampler.draw_batch(generator())[0].flatten()
+    values = draw(sampler, generator())[0].flatten()
     assert set(values.tolist()) == {1.0, 2.0}
     assert 0.4 < (values == 1).float().mean() < 0.6
 
@@ -237,7 +237,7 @@ def test_any_number_type_comes_out_as_its_values(dtype: type):
     most = 65535 if np.dtype(dtype).itemsize == 2 and dtype == np.uint16 else 100
     image = np.linspace(0, most, 125).reshape(5, 5, 5).astype(dtype)
     sampler = make_sampler([make_case(image)], make_plan_of((5, 5, 5)))
-    images, _ = sampler.draw_batch(generator())
+    images, _ = draw(sampler, generator())
     assert images.dtype == torch.float32
     np.testing.assert_allclose(images[0, 0], image.astype(np.float64), rtol=1e-4, atol=1e-2)
 
@@ -252,7 +252,7 @@ def test_gray_values_are_clipped_and_scaled_per_channel():
 def test_channels_stay_together():
     image = np.stack([numbered((8, 8, 8)), -2 * numbered((8, 8, 8))])
     plan = make_plan_of((4, 4, 4), in_channels=2)
-    images, _ = make_sampler([make_case(image)], plan, replace(STRONG, gray_slope=1.0)).draw_batch(generator())
+    images, _ = draw(make_sampler([make_case(image)], plan, replace(STRONG, gray_slope=1.0)), generator())
     torch.testing.assert_close(images[:, 1], -2 * images[:, 0], rtol=1e-4, atol=1e-2)
 
 

@@ -317,7 +317,7 @@ def test_the_smallest_patch_not_fitting_is_said_in_a_sentence():
 def held_out_task(**changes):
     volume = tiny_volume()
     training_cases, validation_cases = split_held_out([Case(volume, tiny_annotation(volume))], 2)
-    validation = HeldOutValidation(validation_cases, GRAY, CPU)
+    validation = HeldOutValidation(validation_cases, [None] * len(validation_cases), GRAY, CPU)
     task = tiny_task(cases=training_cases, validate=validation, reporter=CollectingReporter())
     return replace(task, **changes), validation_cases
 
@@ -366,7 +366,7 @@ def test_a_segment_that_is_nowhere_has_no_score():
     network = build_network(tiny_plan())
     torch.nn.init.zeros_(network.head.weight)
     network.head.bias.data = torch.tensor([0.0, 1.0, -1.0])  # says "bright" everywhere
-    scores = HeldOutValidation([case], GRAY, CPU)(network, tiny_plan(), torch.float32)
+    scores = HeldOutValidation([case], [None], GRAY, CPU)(network, tiny_plan(), torch.float32)
     assert scores["dark"] is None
     assert scores["bright"] == pytest.approx((labels[annotation.annotated] == 1).mean())
 
@@ -381,7 +381,7 @@ def test_many_segments_are_counted_without_overflow():
     network = build_network(plan)
     torch.nn.init.zeros_(network.head.weight)
     network.head.bias.data[299] = 1.0
-    scores = HeldOutValidation([case], GRAY, CPU)(network, plan, torch.float32)
+    scores = HeldOutValidation([case], [None], GRAY, CPU)(network, plan, torch.float32)
     assert scores["298"] == 1.0
     assert all(score is None for name, score in scores.items() if name != "298")
 

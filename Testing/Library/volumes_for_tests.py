@@ -71,6 +71,12 @@ def make_sampler(
     return PatchSampler(cases, [UNCHANGED] * plan.in_channels, plan, recipe, CPU)
 
 
+def draw(sampler: PatchSampler, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and targets of one batch."""
+    batch = sampler.draw_batch(random)
+    return batch.images, batch.target
+
+
 def numbered(shape: Triple) -> np.ndarray:
     """(z, y, x) float32 volume in which each voxel's value is its flat index."""
     return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)

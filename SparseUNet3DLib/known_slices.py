@@ -1,0 +1,76 @@
+"""What the annotated slices tell about the voxels between them, as input channels of the network.
+
+Tools that interpolate between slices know where the structures are, and nothing of the image; a plain
+network sees the image, and not where it is. These channels give the network both. In training the slices
+that a patch is scored on are hidden from it, so that it learns how far the others can be trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from SparseUNet3DLib.annotation import SparseAnnotation
+from SparseUNet3DLib.plane_detection import Plane
+
+#: Distance, in voxels of the finest spacing, at which a slice counts half.
+_HALF_DISTANCE = 8.0
+
+
+class KnownSlices:
+    """The completely annotated slices of a volume.
+
+    Attributes:
+        planes: which they are.
+    """
+
+    def __init__(self, annotation: SparseAnnotation, classes: int, device: torch.device) -> None:
+        self.planes: Sequence[Plane] = annotation.planes
+        self._shape = annotation.labels.shape
+        self._spacing = annotation.geometry.array_spacing
+        self._foreground = classes - 1
+        self._slices = [self._one_hot(annotation.labels[p.voxels], classes).to(device) for p in self.planes]
+
+    def channels(self, where: torch.Tensor, hidden: Collection[Plane] = ()) -> torch.Tensor:
+        """What the slices that are not ``hidden`` tell about positions ``where`` (3, z, y, x) in voxels, (z, y, x) order.
+
+        Returns:
+            (classes, z, y, x) float32 in 0..1: for each foreground class the share of the slices that
+            show it where a position is projected onto them, weighted by the inverse square of their
+            distance; last, how near the nearest slice is (1 on it). All 0 where no slice is known.
+        """
+        size = where.shape[1:]
+        where = where.reshape(3, -1)
+        index = [w.round().long().clamp_(0, n - 1) for w, n in zip(where, self._shape, strict=True)]
+        finest = min(self._spacing)
+        total = where.new_zeros(where.shape[1], self._foreground)
+        weights = where.new_zeros(where.shape[1])
+        nearest = torch.full_like(weights, float("inf"))
+        for plane, labels in zip(self.planes, self._slices, strict=True):
+            if plane in hidden:
+                continue
+            distance = (where[plane.axis] - plane.index).abs_().mul_(self._spacing[plane.axis] / finest)
+            weight = 1 / (distance * distance + 0.25)
+            first, second = (a for a in range(3) if a != plane.axis)
+            row = index[first] * self._shape[second] + index[second]
+            total.addcmul_(F.embedding(row, labels), weight[:, None])
+            weights += weight
+            torch.minimum(nearest, distance, out=nearest)
+        total /= weights.clamp_min(1e-12)[:, None]
+        near = 1 / (1 + nearest / _HALF_DISTANCE)
+        return torch.cat([total.T, near[None]]).reshape(-1, *size)
+
+    def contains(self, where: torch.Tensor, hidden: Collection[Plane] = ()) -> torch.Tensor:
+        """(z, y, x) bool: positions ``where`` (3, z, y, x) whose nearest voxel is on a slice that is not ``hidden``."""
+        found = torch.zeros(where.shape[1:], dtype=torch.bool, device=where.device)
+        for plane in self.planes:
+            if plane not in hidden:
+                found |= where[plane.axis].round() == plane.index
+        return found
+
+    def _one_hot(self, labels: object, classes: int) -> torch.Tensor:
+        """(pixels, foreground classes) float32."""
+        flat = torch.as_tensor(labels.astype("int64")).reshape(-1)
+        return F.one_hot(flat, classes)[:, 1:].float()

@@ -1,0 +1,82 @@
+"""The voxel size that the network works at: as coarse as the annotated structures allow, where a volume is large.
+
+A patch of coarse voxels shows more of the surroundings, and the volume is seen more often in the same time.
+How much of a structure a coarser grid can still show is measured on the annotated slices themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.ndimage
+
+from SparseUNet3DLib.annotation import SparseAnnotation
+from SparseUNet3DLib.cases import Case
+
+Spacing = tuple[float, float, float]
+
+#: Coarser by this factor at a time, and in all by no more than the power that follows.
+_STEP = 2**0.25
+_MOST_STEPS = 12
+#: A volume of more than so many patches is made coarser as long as its structures keep this IoU, ...
+_MANY_PATCHES, _KEPT = 2.5, 0.9
+#: ... and one of more than one patch as long as they keep nearly all of it.
+_NEARLY_ALL_KEPT = 0.99
+#: Annotated slices looked at, spread over all; more would not change the choice.
+_MOST_SLICES = 24
+
+
+def choose_spacing(cases: Sequence[Case], patch_voxels: int) -> Spacing:
+    """Spacing (z, y, x, mm) for a network that sees ``patch_voxels`` at a time.
+
+    The finest axes are made coarser first, so that voxels become cubes before the others follow.
+    """
+    spacing = np.median([c.volume.geometry.array_spacing for c in cases], axis=0)
+    extent = np.median([c.annotation.labels.shape for c in cases], axis=0) * spacing
+    chosen = spacing
+    for step in range(1, _MOST_STEPS + 1):
+        patches = math.prod(extent / chosen) / patch_voxels
+        if patches <= 1:
+            break
+        coarser = np.maximum(spacing, spacing.min() * _STEP**step)
+        kept = _kept_detail([c.annotation for c in cases], coarser)
+        if kept < (_KEPT if patches > _MANY_PATCHES else _NEARLY_ALL_KEPT):
+            break
+        chosen = coarser
+    return tuple(float(s) for s in chosen)
+
+
+def _kept_detail(annotations: Sequence[SparseAnnotation], spacing: np.ndarray) -> float:
+    """Mean IoU of the annotated slices' segments with themselves after a way to ``spacing`` (z, y, x, mm) and back.
+
+    0 where no slice shows a segment: then nothing is known about the structures' size.
+    """
+    classes = max(len(a.segments) for a in annotations) + 1
+    both, either = np.zeros(classes), np.zeros(classes)
+    slices = [(a, p) for a in annotations for p in a.planes]
+    for annotation, plane in slices[:: math.ceil(len(slices) / _MOST_SLICES) or 1]:
+        labels = annotation.labels[plane.voxels]
+        factors = [
+            min(1.0, annotation.geometry.array_spacing[axis] / spacing[axis]) for axis in range(3) if axis != plane.axis
+        ]
+        back = _coarse_and_back(labels, factors, classes)
+        for value in range(1, classes):
+            both[value] += np.count_nonzero((labels == value) & (back == value))
+            either[value] += np.count_nonzero((labels == value) | (back == value))
+    shown = either > 0
+    return float((both[shown] / either[shown]).mean()) if shown.any() else 0.0
+
+
+def _coarse_and_back(labels: np.ndarray, factors: Sequence[float], classes: int) -> np.ndarray:
+    """The most likely class of each pixel, interpolated from what a grid with ``factors`` as many pixels shows."""
+    shares = []
+    coarse = [math.ceil((n - 1) * f) + 1 for n, f in zip(labels.shape, factors, strict=True)]
+    for value in range(classes):
+        smooth = scipy.ndimage.gaussian_filter((labels == value).astype(np.float32), [0.5 * (1 / f - 1) for f in factors])
+        small = scipy.ndimage.affine_transform(smooth, 1 / np.array(factors), output_shape=coarse, order=1, mode="nearest")
+        shares.append(
+            scipy.ndimage.affine_transform(small, factors, output_shape=labels.shape, order=1, mode="nearest")
+        )
+    return np.argmax(shares, axis=0)
