@@ -34,7 +34,7 @@ class KnownSlices:
         self._slices = [self._one_hot(annotation.labels[p.voxels], classes).to(device) for p in self.planes]
 
     def channels(self, where: torch.Tensor, hidden: Collection[Plane] = ()) -> torch.Tensor:
-        """What the slices that are not ``hidden`` tell about positions ``where`` (3, z, y, x) in voxels, (z, y, x) order.
+        """What the slices that are not ``hidden`` tell about positions ``where``: (3, z, y, x), (z, y, x) in voxels.
 
         Returns:
             (classes, z, y, x) float32 in 0..1: for each foreground class the share of the slices that

@@ -220,7 +220,7 @@ class PreparedCase:
         return np.array(np.unravel_index(centres[_randint(len(centres), generator)], self.target.shape))
 
     def draw_hidden(self, voxel: np.ndarray, generator: torch.Generator) -> list[Plane]:
-        """The known slices to hide from a patch that was drawn from ``voxel`` (z, y, x): its own, and half of the others."""
+        """The known slices to hide from a patch drawn from ``voxel`` (z, y, x): its own, and half of the others."""
         chances = torch.rand(len(self.known.planes), generator=generator).tolist()
         return [
             p for p, c in zip(self.known.planes, chances, strict=True) if c < _HIDDEN or voxel[p.axis] == p.index

@@ -81,7 +81,7 @@ class Trainer:
         return value
 
     def _loss(self, batch: Batch, fraction: float) -> torch.Tensor:
-        """Of the logits; where slices are known, half of it, and half of the corrected logits' loss on hidden slices."""
+        """Of the logits; where slices are known, its mean with the corrected logits' loss on the hidden ones."""
         images, known = (
             None if t is None else t.to(memory_format=memory_format(self.device)) for t in (batch.images, batch.known)
         )

@@ -21,7 +21,8 @@ _SETTINGS = InferenceSettings(overlap=0.25)
 class HeldOutValidation:
     """Scores a network on the held-out planes of ``cases``.
 
-    ``known`` are the slices of each case that the network may take notice of, the held-out ones not among them. Only the tiles that show a held-out plane are computed, laid so that the plane runs through their
+    ``known`` are the slices of each case that the network may take notice of, the held-out ones not among
+    them. Only the tiles that show a held-out plane are computed, laid so that the plane runs through their
     middle.
     """
 
@@ -56,7 +57,8 @@ class HeldOutValidation:
         if plan != self._plan or plan.batch_norm == "frozen":
             self._plan = plan
             self._predictors = [
-                self._make_predictor(c, k, network, plan, precision) for c, k in zip(self._cases, self._known, strict=True)
+                self._make_predictor(case, known, network, plan, precision)
+                for case, known in zip(self._cases, self._known, strict=True)
             ]
         found = []
         for case, predictor in zip(self._cases, self._predictors, strict=True):

@@ -71,12 +71,14 @@ def _kept_detail(annotations: Sequence[SparseAnnotation], spacing: np.ndarray) -
 
 def _coarse_and_back(labels: np.ndarray, factors: Sequence[float], classes: int) -> np.ndarray:
     """The most likely class of each pixel, interpolated from what a grid with ``factors`` as many pixels shows."""
-    shares = []
     coarse = [math.ceil((n - 1) * f) + 1 for n, f in zip(labels.shape, factors, strict=True)]
+    blur = [0.5 * (1 / f - 1) for f in factors]
+
+    def resample(image: np.ndarray, step: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        return scipy.ndimage.affine_transform(image, step, output_shape=shape, order=1, mode="nearest")
+
+    shares = []
     for value in range(classes):
-        smooth = scipy.ndimage.gaussian_filter((labels == value).astype(np.float32), [0.5 * (1 / f - 1) for f in factors])
-        small = scipy.ndimage.affine_transform(smooth, 1 / np.array(factors), output_shape=coarse, order=1, mode="nearest")
-        shares.append(
-            scipy.ndimage.affine_transform(small, factors, output_shape=labels.shape, order=1, mode="nearest")
-        )
+        smooth = scipy.ndimage.gaussian_filter((labels == value).astype(np.float32), blur)
+        shares.append(resample(resample(smooth, 1 / np.array(factors), coarse), np.array(factors), labels.shape))
     return np.argmax(shares, axis=0)

@@ -4,7 +4,7 @@
         --tasks spine-ct,spine-mr --seeds 0,1 "dice=true" "dice=false"
 
 Each variant is a list of changes to the preset `balanced`, separated by blanks; `augmentation.` reaches what is
-inside, "base" changes nothing. ``--seconds`` is wall time for training and segmenting; ``--iterations`` makes a
+inside and `plan.` the network's plan (`plan.patch_size=48x48x48`), "base" changes nothing. ``--seconds`` is wall time for training and segmenting; ``--iterations`` makes a
 comparison independent of what else the machine does. A run whose row the CSV file has already is not repeated, so an
 interrupted comparison goes on. In the end prints a Markdown table: one row per task.
 """
@@ -66,9 +66,15 @@ def change_recipe(recipe: Recipe, variant: str) -> Recipe:
         if name.startswith("augmentation."):
             field = name.removeprefix("augmentation.")
             recipe = replace(recipe, augmentation=replace(recipe.augmentation, **{field: value}))
-        elif name != "base":
+        elif name != "base" and not name.startswith("plan."):
             recipe = replace(recipe, **{name: value})
     return recipe
+
+
+def change_plan(variant: str) -> dict[str, str]:
+    """What ``variant`` changes of the plan, as `RunOptions.plan` takes it."""
+    changes = (change.removeprefix("plan.").split("=") for change in variant.split() if change.startswith("plan."))
+    return dict(changes)
 
 
 def _measure(run: dict, data: Path, hold_out: int | None) -> dict:
@@ -78,7 +84,7 @@ def _measure(run: dict, data: Path, hold_out: int | None) -> dict:
     recipe = replace(preset("balanced"), seed=int(run["seed"]), **limits)
     reporter = CollectingReporter()
     start = time.perf_counter()
-    options = RunOptions("cpu", hold_out=hold_out)
+    options = RunOptions("cpu", hold_out=hold_out, plan=change_plan(run["variant"]))
     prediction, model = densify(case.volume, case.annotation, change_recipe(recipe, run["variant"]), options, reporter)
     wall = time.perf_counter() - start
     where = ~case.annotation.annotated

@@ -42,7 +42,7 @@ def main() -> None:
     print("| case | patch (z x y x x) | step, ms | sampling and augmentation, ms | share |")
     print("| --- | --- | --- | --- | --- |")
     for name, shape, spacing, channels in _CASES:
-        trainer = _make_trainer(shape, spacing, channels)
+        trainer = make_trainer(shape, spacing, channels)
         steps, draws = [], []
         for repeat in range(_STEPS + 3):
             step = _seconds(lambda trainer=trainer: trainer.step(0.5))
@@ -59,7 +59,7 @@ def main() -> None:
         )
 
 
-def _make_trainer(shape: tuple[int, int, int], spacing: tuple[float, float, float], channels: int) -> Trainer:
+def make_trainer(shape: tuple[int, int, int], spacing: tuple[float, float, float], channels: int) -> Trainer:
     random = np.random.default_rng(0)
     geometry = Geometry(shape[::-1], spacing)
     z, y, x = np.indices(shape)

@@ -59,7 +59,7 @@ def test_what_has_no_gradient_stays():
 
 
 def test_it_learns_an_ill_conditioned_task_faster_than_adamw():
-    """Least squares with inputs of very unequal strength, as features of a rare class are: the weak ones count alike."""
+    """Least squares with inputs of very unequal strength: the weak ones count alike."""
     turn, _ = torch.linalg.qr(torch.randn(24, 24, generator=generator(2)))
     inputs = torch.randn(256, 24, generator=generator()) * torch.logspace(0, -2, 24) @ turn
     truth = torch.randn(24, 8, generator=generator(1))
