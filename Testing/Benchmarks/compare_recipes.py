@@ -4,9 +4,10 @@
         --tasks spine-ct,spine-mr --seeds 0,1 "dice=true" "dice=false"
 
 Each variant is a list of changes to the preset `balanced`, separated by blanks; `augmentation.` reaches what is
-inside and `plan.` the network's plan (`plan.patch_size=48x48x48`), "base" changes nothing. ``--seconds`` is wall time for training and segmenting; ``--iterations`` makes a
-comparison independent of what else the machine does. A run whose row the CSV file has already is not repeated, so an
-interrupted comparison goes on. In the end prints a Markdown table: one row per task.
+inside and `plan.` the network's plan (`plan.patch_size=48x48x48`), "base" changes nothing. ``--seconds`` is wall time
+for training and segmenting; ``--iterations`` makes a comparison independent of what else the machine does. A run
+whose row the CSV file has already is not repeated, so an interrupted comparison goes on. In the end prints a Markdown
+table: one row per task.
 """
 
 from __future__ import annotations
