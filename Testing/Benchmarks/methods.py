@@ -127,6 +127,13 @@ def _eigenvalues(upper: list[np.ndarray]) -> list[np.ndarray]:
     return list(np.moveaxis(np.linalg.eigvalsh(matrices), -1, 0))
 
 
+def nnunet(case: Case, seed: int, minutes: float) -> np.ndarray:
+    """nnU-Net v2 with its ignore label."""
+    from nnunet_peer import nnunet as run
+
+    return run(case, seed, minutes)
+
+
 #: Methods by the name that the table has for them; those of `TIMED` are run for several budgets.
 METHODS: dict[str, Method] = {
     "SparseUNet3D": sparse_unet,
@@ -135,7 +142,10 @@ METHODS: dict[str, Method] = {
     "Grow from seeds": grow_from_seeds,
     "random walker": random_walker,
     "pixel forest": pixel_forest,
+    "nnU-Net v2": nnunet,
 }
-TIMED = ("SparseUNet3D",)
+TIMED = ("SparseUNet3D", "nnU-Net v2")
 #: Methods whose result depends on the seed.
-SEEDED = ("SparseUNet3D", "pixel forest")
+SEEDED = (*TIMED, "pixel forest")
+#: Methods that are only run where their package, which the extra `benchmark` leaves out, is installed.
+EXTRA = {"nnU-Net v2": "nnunetv2"}

@@ -1,9 +1,10 @@
 """Tables and plots of what benchmark.py measured.
 
-    .venv/bin/python Testing/Benchmarks/report.py benchmark-output
+    .venv/bin/python Testing/Benchmarks/report.py benchmark-output [BENCHMARKS.md Documentation]
 
 Prints a Markdown table per setting (mean over seeds; +- half the range where there are several), and writes
-iou-minutes.png and iou-slices.png beside results.csv.
+iou-minutes.png and iou-slices.png beside results.csv. Given a Markdown file, the tables replace what it has between
+the lines "<!-- benchmark -->" and "<!-- /benchmark -->", and the plots go into the folder named last.
 """
 
 from __future__ import annotations
@@ -17,39 +18,50 @@ from pathlib import Path
 from methods import METHODS, TIMED
 from sparse_tasks import SETTINGS, TASKS
 
+_BEGIN, _END = "<!-- benchmark -->", "<!-- /benchmark -->"
 #: Okabe and Ito's colours, which the colour-blind can tell apart; ours is the first.
-_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def main() -> None:
     """Print the tables and draw the plots."""
     folder = Path(sys.argv[1])
+    document, pictures = (Path(p) for p in sys.argv[2:4]) if len(sys.argv) > 2 else (None, folder)
     with (folder / "results.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["iou"]]
-    for setting in SETTINGS:
-        if any(row["setting"] == setting for row in rows):
-            print_table([row for row in rows if row["setting"] == setting], setting)
-    plot_minutes(rows, folder / "iou-minutes.png")
-    plot_slices(rows, folder / "iou-slices.png")
+    lines = [
+        line for setting in SETTINGS if (of_setting := [row for row in rows if row["setting"] == setting])
+        for line in table(of_setting, setting)
+    ]
+    print("\n".join(lines))
+    plot_minutes(rows, pictures / "iou-minutes.png")
+    plot_slices(rows, pictures / "iou-slices.png")
+    if document is not None:
+        before, rest = document.read_text().split(_BEGIN)
+        _, after = rest.split(_END)
+        document.write_text(before + _BEGIN + "\n".join(["", *lines, ""]) + _END + after)
 
 
-def print_table(rows: list[dict], setting: str) -> None:
+def table(rows: list[dict], setting: str) -> list[str]:
     """One row per task, one column per method (and budget); the best of each row in bold."""
     columns = [(m, b) for m in METHODS for b in sorted({r["minutes"] for r in rows if r["method"] == m}, key=_number)]
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
     yz, xz, xy = SETTINGS[setting]
-    print(f"\nSetting `{setting}`: {yz},{xz},{xy} slices (yz, xz, xy)\n")
-    print("| task (annotated) | " + " | ".join(f"{m}, {b} min" if b else m for m, b in columns) + " |")
-    print("| --- |" + " --- |" * len(columns))
+    lines = [
+        f"\nSetting `{setting}`: {yz},{xz},{xy} slices (yz, xz, xy)\n",
+        "| task (annotated) | " + " | ".join(f"{m}, {b} min" if b else m for m, b in columns) + " |",
+        "| --- |" + " --- |" * len(columns),
+    ]
     for task in tasks:
         of_task = [row for row in rows if row["task"] == task]
         cells = [_ious(of_task, method, minutes) for method, minutes in columns]
         best = max((statistics.mean(c) for c in cells if c), default=0)
         share = 100 * float(of_task[0]["annotated"])
-        print(f"| {task} ({share:.1f} %) | " + " | ".join(_cell(c, best) for c in cells) + " |")
+        lines.append(f"| {task} ({share:.1f} %) | " + " | ".join(_cell(c, best) for c in cells) + " |")
     means = [[statistics.mean(c) for t in tasks if (c := _ious([r for r in rows if r["task"] == t], *column))]
              for column in columns]  # fmt: skip
-    print("| mean | " + " | ".join(f"{statistics.mean(m):.3f}" if len(m) == len(tasks) else "" for m in means) + " |")
+    means = [f"{statistics.mean(m):.3f}" if len(m) == len(tasks) else "" for m in means]
+    return [*lines, "| mean | " + " | ".join(means) + " |"]
 
 
 def plot_minutes(rows: list[dict], path: Path) -> None:

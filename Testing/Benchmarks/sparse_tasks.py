@@ -1,7 +1,8 @@
 """The tasks that recipes and tools are compared on: real volumes of which a few whole slices are annotated.
 
-Each volume lies in a folder of its own, as ``image.nrrd`` and ``labels.nrrd`` (BENCHMARKS.md says where they are
-from). Every voxel of an annotated slice has its true class, background included, as in Çiçek et al. (MICCAI 2016).
+Each volume lies in a folder of its own, as ``image.nrrd`` and ``labels.nrrd``: those of `package_volumes.py` are
+fetched from PyPI, the others' sources are in BENCHMARKS.md. Every voxel of an annotated slice has its true class,
+background included, as in Çiçek et al. (MICCAI 2016).
 """
 
 from __future__ import annotations
@@ -47,7 +48,13 @@ TASKS = {
     "nuclei": SparseTask("nuclei-1135", {"nucleus": "instances"}),
     "neuron-boundary": SparseTask("neurons-train", {"boundary": "boundary"}),
     "tumour": SparseTask("tumour-5", {"core": "1,3,4", "oedema": "2"}),
+    "nuclei-small": SparseTask("nuclei-stardist", {"nucleus": "instances"}),
 }
+
+
+def tasks_in(data: Path) -> list[str]:
+    """Names of the tasks whose volume is in the folder ``data``."""
+    return [name for name, task in TASKS.items() if (data / task.folder / "labels.nrrd").exists()]
 
 
 def load_task(task: SparseTask, data: Path, setting: str) -> tuple[Case, Segmentation]:
