@@ -215,8 +215,8 @@ def override_plan(plan: Plan, values: dict[str, str]) -> Plan:
         except ValueError:
             raise UsageError(f"'{text}' is no value for {name}; write it like 48x64x64, 2, 16,32,64 or 1x2x2,2x2x2.") \
                 from None
-    if plan.network != "auto" and changes.keys() & {"widths", "strides"}:
-        raise UsageError(f"Widths and strides of '{plan.network}' are fixed; only those of 'auto' can be set.")
+    if plan.network != "auto" and "strides" in changes:
+        raise UsageError(f"The strides of '{plan.network}' are fixed; only those of 'auto' can be set.")
     if "strides" in changes:
         changes["kernels"] = tuple((3, 3, 3) for _ in range(len(changes["strides"]) + 1))
     result = replace(plan, **changes)

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 import SparseUNet3DLib
-from SparseUNet3DLib.command_line import demo, densify, device, evaluate, info, segment, train
+from SparseUNet3DLib.command_line import demo, densify, device, evaluate, experiment, info, segment, train
+from SparseUNet3DLib.experiments.protocols import PROTOCOLS
 from SparseUNet3DLib.recipe import NETWORKS, PRESETS
 
 _SLICES_HELP = (
@@ -33,6 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_device(commands)
     _add_demo(commands)
+    _add_experiment(commands)
     return parser
 
 
@@ -120,6 +122,19 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", "-o", type=Path, default=Path("demo-output"), help="folder for the results")
     parser.add_argument("--minutes", type=float, default=demo.MINUTES, help="time budget (default %(default)g)")
     _add_common_options(parser)
+
+
+def _add_experiment(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "experiment", experiment.run, "the paper's tables on a data set of your own")
+    parser.add_argument("protocol", choices=PROTOCOLS, help=(
+        "semi-automated: cross validation over slices (Table 1); sparsity: number of slices (Table 2); "
+        "fully-automated: leave one volume out (Table 3)"))
+    parser.add_argument("dataset", type=Path, help="TOML file that names volumes, segmentations and slices")
+    parser.add_argument("--output", "-o", type=Path, required=True, help=(
+        "folder for table and pictures; what it has of the table already is not repeated"))
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--no-pictures", action="store_true", help="make only the table")
+    _add_progress_option(parser)
 
 
 def _add_annotation_options(parser: argparse.ArgumentParser) -> None:

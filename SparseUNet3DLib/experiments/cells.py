@@ -1,0 +1,114 @@
+"""One cell of a table: train a network on some slices, segment, and count on others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from SparseUNet3DLib.annotation import SparseAnnotation
+from SparseUNet3DLib.annotation_share import share_annotated
+from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.checkpoint import FILE_NAME
+from SparseUNet3DLib.evaluation import HELD_OUT_PLANES, ClassScore, score
+from SparseUNet3DLib.events import Reporter
+from SparseUNet3DLib.experiments.dataset import DataSet
+from SparseUNet3DLib.experiments.protocols import NETWORKS, Run
+from SparseUNet3DLib.model_file import Model
+from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.segments import Segmentation
+from SparseUNet3DLib.stopping import StopRequest
+from SparseUNet3DLib.workflow import RunOptions, segment, train
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one run.
+
+    Attributes:
+        iou: mean over the segments, counted over the test slices of all volumes together; NaN where there is nothing.
+        segments: IoU of each segment by name.
+        share: annotated share of the voxels that were learnt from, mean over the training volumes, 0..1.
+        iterations: training steps.
+        seconds: of training.
+        found: the segmentation of each test volume, by name.
+    """
+
+    iou: float
+    segments: dict[str, float]
+    share: float
+    iterations: int
+    seconds: float
+    found: dict[str, Segmentation]
+
+
+def carry_out(
+    run: Run, data: DataSet, folder: Path | None, device: str, reporter: Reporter, stop: StopRequest
+) -> Result:
+    """Train and score the network of one cell.
+
+    Args:
+        folder: where the training's checkpoint is kept; a run that was interrupted goes on from it.
+
+    Raises:
+        SparseUNetError: one of its kinds, see ``workflow.train`` and ``workflow.segment``.
+    """
+    network, batch_norm = NETWORKS[run.network]
+    recipe = replace(data.recipe, network=network, batch_norm=batch_norm)
+    training = [only_planes(data.cases[name], planes) for name, planes in run.training.items()]
+    plan = {key: value for key, value in data.plan.items() if network != "2d" or key != "patch_size"}
+    resume = folder is not None and (folder / FILE_NAME).exists()
+    model = train(training, recipe, RunOptions(device, 0, plan, folder=folder, resume=resume), reporter, stop)
+    found = {
+        name: segment(model, data.cases[name].volume, device, reporter=reporter, stop=stop).segmentation
+        for name in run.test
+    }
+    iou, segments = count(run, data.cases, found, model)
+    shares = [share_annotated(case.annotation).total for case in training]
+    return Result(
+        iou, segments, float(np.mean(shares)), model.record["iterations"], model.record["seconds"], found
+    )
+
+
+def only_planes(case: Case, planes: tuple[Plane, ...]) -> Case:
+    """The case with nothing annotated but ``planes``: others keep only the lines in which these cross them."""
+    annotation = case.annotation
+    annotated = np.zeros(annotation.annotated.shape, bool)
+    for plane in planes:
+        annotated[plane.voxels] = annotation.annotated[plane.voxels]
+    labels = np.where(annotated, annotation.labels, np.uint16(0))
+    kept = SparseAnnotation(labels, annotated, annotation.segments, annotation.geometry, planes)
+    return replace(case, annotation=kept)
+
+
+def scored_voxels(run: Run, name: str, case: Case) -> np.ndarray:
+    """(z, y, x) bool: the voxels of the test slices that are on no slice which was learnt from."""
+    counted = np.zeros(case.annotation.annotated.shape, bool)
+    for plane in run.test[name]:
+        counted[plane.voxels] = case.annotation.annotated[plane.voxels]
+    for plane in run.training.get(name, ()):
+        counted[plane.voxels] = False
+    return counted
+
+
+def count(
+    run: Run, cases: Mapping[str, Case], found: Mapping[str, Segmentation], model: Model
+) -> tuple[float, dict[str, float]]:
+    """Mean IoU and IoU per segment over the test slices of all volumes together."""
+    totals: dict[str, np.ndarray] = {}
+    for name, segmentation in found.items():
+        annotation = cases[name].annotation
+        values = {s.name: n for n, s in enumerate(model.segments, start=1)}
+        table = np.array([0, *(values.get(s.name, 0) for s in annotation.segments)], np.uint16)
+        where = scored_voxels(run, name, cases[name])
+        scores = score(segmentation.labels, table[annotation.labels], model.segments, where, HELD_OUT_PLANES)
+        for entry in scores.classes:
+            totals[entry.name] = totals.get(entry.name, np.zeros(3, np.int64)) + _counts(entry)
+    ious = {name: float(t[0] / t.sum()) for name, t in totals.items() if t.sum()}
+    return float(np.mean(list(ious.values()))) if ious else float("nan"), ious
+
+
+def _counts(entry: ClassScore) -> np.ndarray:
+    return np.array([entry.true_positives, entry.false_negatives, entry.false_positives])
