@@ -1,11 +1,26 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
+from tiny_training import NARROW, SEGMENTS, iou, tiny_annotation, tiny_labels, tiny_plan, tiny_recipe, tiny_volume
+from torch import nn
 from volumes_for_tests import CPU, make_case
 
+from SparseUNet3DLib.annotation import SparseAnnotation
+from SparseUNet3DLib.evaluation import FALSE_NEGATIVE
+from SparseUNet3DLib.inference import Box, InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
+from SparseUNet3DLib.model_file import Model, adapt_weights, load_model
+from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.volumes import Volume
+from SparseUNet3DLib.workflow import Prediction, RunOptions, densify, segment
 
 SHAPE = (9, 11, 13)
 PLANES = (Plane(0, 2), Plane(0, 6), Plane(1, 5), Plane(2, 10))
@@ -74,3 +89,110 @@ def test_the_voxels_of_the_slices_are_found():
 def test_an_annotation_without_complete_slices_tells_nothing():
     slices, _ = known(())
     assert (slices.channels(everywhere()) == 0).all()
+
+
+# -- in a whole run --------------------------------------------------------------------------------------
+
+
+def noise_volume() -> Volume:
+    volume = tiny_volume()
+    noise = np.random.default_rng(1).normal(size=volume.array.shape).astype(np.float32)
+    return replace(volume, array=noise)
+
+
+def learn(annotation: SparseAnnotation, known_slices: bool, hold_out: int = 0) -> Prediction:
+    recipe = tiny_recipe(iterations=120, learning_rate=0.03, known_slices=known_slices)
+    options = RunOptions("cpu", hold_out=hold_out, plan={**NARROW, "widths": "4,8"})
+    return densify(noise_volume(), annotation, recipe, options, keep_annotation=False)[0]
+
+
+class SaysWhatItIsTold(nn.Module):
+    """Its corrected logits are the channels of the known slices."""
+
+    def forward(self, x: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        assert known.shape == (1, 3, *x.shape[2:])
+        return torch.zeros_like(known), known.clone()
+
+
+@pytest.mark.parametrize("mirror", [(), ("z", "x")])
+@pytest.mark.parametrize("coarser", [1.0, 2.0])
+def test_each_tile_is_told_of_the_slices_at_its_own_place(coarser: float, mirror: tuple[str, ...]):
+    volume = tiny_volume()
+    slices = KnownSlices(tiny_annotation(volume), 3, CPU)
+    plan = tiny_plan(known_slices=True, spacing=(coarser,) * 3)
+    predictor = Predictor(
+        SaysWhatItIsTold(), plan, (ChannelNormalisation("gray"),), volume.array, (1.0, 1.0, 1.0), CPU,
+        settings=InferenceSettings(mirror=mirror), known=slices,
+    )
+    found = predictor.logits(Box((0, 0, 0), volume.array.shape[1:])).numpy()
+    where = torch.from_numpy(np.indices(volume.array.shape[1:]).astype(np.float32))
+    expected = slices.channels(where).numpy()
+    # Between the voxels of a coarser grid, shares are interpolated.
+    at = (slice(None), *[slice(None, None, int(coarser))] * 3)
+    np.testing.assert_allclose(found[at], expected[at], atol=1e-5)
+
+
+def test_where_the_image_shows_nothing_the_slices_tell():
+    annotation = tiny_annotation(noise_volume(), (3, 7, 11, 15, 19))
+    told, not_told = (learn(annotation, known).segmentation.labels for known in (True, False))
+    truth = tiny_labels()
+    assert np.mean(iou(told, truth)) > 0.4
+    assert np.mean(iou(told, truth)) > np.mean(iou(not_told, truth)) + 0.2
+
+
+def test_errors_on_held_out_slices_are_those_of_a_network_that_does_not_know_them():
+    """A structure that only the held-out slice shows cannot be found there, although the result knows the slice."""
+    annotation = tiny_annotation(noise_volume(), (2, 6, 10, 14, 18))
+    labels = annotation.labels.copy()
+    labels[10, :6, :6] = 1
+    prediction = learn(replace(annotation, labels=labels, held_out=(Plane(0, 10),)), True, None)
+    assert (prediction.confusion[10, :6, :6] == FALSE_NEGATIVE).mean() > 0.9
+    assert not prediction.confusion[[9, 11]].any()
+
+
+def test_a_model_made_by_densify_segments_other_volumes_without_any_slices():
+    volume = tiny_volume()
+    options = RunOptions("cpu", hold_out=0, plan={**NARROW, "widths": "8,16"})
+    recipe = tiny_recipe(iterations=150, learning_rate=0.03)
+    _, model = densify(volume, tiny_annotation(volume), recipe, options)
+    assert model.plan.known_slices
+    other = tiny_volume(seed=5)
+    assert min(iou(segment(model, other, "cpu").segmentation.labels, tiny_labels())) > 0.6
+
+
+def test_slices_of_a_segment_that_the_model_does_not_know_tell_of_background():
+    volume = tiny_volume()
+    _, model = densify(
+        volume, tiny_annotation(volume), tiny_recipe(), RunOptions("cpu", hold_out=0, plan={**NARROW, "widths": "4,8"})
+    )
+    annotation = tiny_annotation(volume)
+    renamed = (replace(annotation.segments[0], name="unknown"), annotation.segments[1])
+    free = replace(annotation, labels=np.where(annotation.labels == 2, np.uint16(2), np.uint16(0)))
+    both = (replace(annotation, segments=renamed), free)
+    with_unknown, without = (segment(model, volume, "cpu", known=a).segmentation.labels for a in both)
+    np.testing.assert_array_equal(with_unknown, without)
+
+
+def test_a_model_with_a_correction_is_a_file_like_any_other(tmp_path: Path):
+    plan = tiny_plan(known_slices=True)
+    model = Model(plan, Recipe(), (ChannelNormalisation("gray"),), SEGMENTS, build_network(plan).state_dict(), {})
+    model.save(tmp_path / "m.safetensors")
+    assert load_model(tmp_path / "m.safetensors").plan.known_slices
+
+
+@pytest.mark.parametrize("had, wanted", [(False, True), (True, False), (True, True)])
+def test_a_warm_start_gets_or_loses_the_correction(had: bool, wanted: bool):
+    plan = tiny_plan(known_slices=had)
+    weights = build_network(plan).state_dict()
+    model = Model(plan, Recipe(), (ChannelNormalisation("gray"),), SEGMENTS, weights, {})
+    target = replace(plan, known_slices=wanted)
+    adapted = adapt_weights(model, target, SEGMENTS)
+    build_network(target).load_state_dict(adapted)
+    assert all(torch.equal(t, weights[n]) for n, t in adapted.items() if n in weights)
+
+
+def test_the_correction_is_learnt_anew_for_other_segments():
+    plan = tiny_plan(known_slices=True)
+    model = Model(plan, Recipe(), (ChannelNormalisation("gray"),), SEGMENTS, build_network(plan).state_dict(), {})
+    adapted = adapt_weights(model, replace(plan, classes=2), SEGMENTS[:1])
+    build_network(replace(plan, classes=2)).load_state_dict(adapted)

@@ -14,7 +14,7 @@ from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.normalisation import ChannelStatistics
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import AugmentationRecipe
-from SparseUNet3DLib.sampling import normalise, read_box
+from SparseUNet3DLib.sampling import Batch, normalise, read_box
 
 #: Rotations, scales and deformations far beyond the presets'.
 STRONG = AugmentationRecipe(
@@ -274,3 +274,47 @@ def test_a_box_beyond_the_border_is_mirrored_as_numpy_pads(shape: Triple, start:
     padded = np.pad(array, widths if channels is None else [(0, 0), *widths], "reflect")
     box = tuple(slice(s + b, s + b + n) for s, b, n in zip(start, before, size, strict=True))
     np.testing.assert_array_equal(read_box(array, start, size), padded[(..., *box)])
+
+
+# -- known slices ----------------------------------------------------------------------------------------
+
+CROSSING = (Plane(0, 4), Plane(0, 12), Plane(1, 9), Plane(2, 6), Plane(2, 15))
+
+
+def draw_with_known_slices(seed: int, spacing: float = 1.0) -> Batch:
+    labels = np.random.default_rng(0).integers(0, 2, (20, 20, 20)).astype(np.uint16)
+    case = make_case(np.zeros((20, 20, 20), np.float32), None, labels, planes=CROSSING)
+    plan = make_plan_of((8, 8, 8), (spacing,) * 3, known_slices=True, batch_size=3)
+    return make_sampler([case], plan).draw_batch(generator(seed))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_slices_tell_is_not_scored_and_what_is_scored_they_do_not_tell(seed: int):
+    batch = draw_with_known_slices(seed)
+    on_known = batch.known[:, -1] == 1
+    annotated = batch.target != UNANNOTATED
+    assert torch.equal(batch.hidden_target != UNANNOTATED, annotated & ~on_known)
+    assert torch.equal(batch.hidden_target[annotated & ~on_known], batch.target[annotated & ~on_known])
+    # On a known slice the channel of the structure is right: nothing else is as near.
+    assert torch.equal((batch.known[:, 0] > 0.5)[on_known & annotated], (batch.target == 1)[on_known & annotated])
+
+
+def test_each_patch_has_something_to_be_scored_on_and_most_have_known_slices():
+    batches = [draw_with_known_slices(seed) for seed in range(20)]
+    assert all((b.hidden_target != UNANNOTATED).flatten(1).any(1).all() for b in batches)
+    told = torch.cat([(b.known[:, -1] > 0).flatten(1).any(1) for b in batches]).float().mean()
+    assert 0.7 < told < 1
+
+
+def test_known_slices_are_told_on_a_coarser_grid_as_well():
+    batch = draw_with_known_slices(1, 2.0)
+    assert batch.known.shape == (3, 2, 8, 8, 8)
+    on_known = batch.known[:, -1] == 1
+    assert on_known.any() and not (batch.hidden_target != UNANNOTATED)[on_known].any()
+
+
+def test_an_image_is_sampled_from_the_networks_own_grid():
+    """Fine noise is averaged away by the way to a coarser spacing, as it is when segmenting."""
+    noise = np.random.default_rng(0).normal(size=(40, 40, 40)).astype(np.float32)
+    images, _ = draw(make_sampler([make_case(noise)], make_plan_of((8, 8, 8), (4.0, 4.0, 4.0))), generator())
+    assert images.std() < 0.3
