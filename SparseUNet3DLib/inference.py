@@ -20,9 +20,10 @@ from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.networks.batch_norm import recompute_statistics
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
-from SparseUNet3DLib.plan import PAPER_SMALLEST, Plan, Triple, format_triple
+from SparseUNet3DLib.plan import Plan, Triple, format_triple
 from SparseUNet3DLib.resampling import interpolate_back, resample_to
 from SparseUNet3DLib.sampling import normalise, read_box
+from SparseUNet3DLib.tiles import Box, importance, intersection, tile_starts, within
 
 #: Tiles from which statistics are recomputed for frozen batch normalisation.
 _STATISTICS_TILES = 32
@@ -43,19 +44,6 @@ class InferenceSettings:
     overlap: float = 0.5
     mirror: tuple[str, ...] = ()
     memory: int = 2**30
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box of voxels: start and size along (z, y, x)."""
-
-    start: Triple
-    size: Triple
-
-    @property
-    def slices(self) -> tuple[slice, slice, slice]:
-        """The box as an index into the last three axes of an array."""
-        return tuple(slice(s, s + n) for s, n in zip(self.start, self.size, strict=True))
 
 
 class Predictor:
@@ -139,6 +127,10 @@ class Predictor:
         """Measured time of one tile, unmirrored; the first one, which also warms up, does not count."""
         return self._guarded(self._time_tile) / 2 ** len(self.settings.mirror)
 
+    def seconds_to_segment(self) -> float:
+        """Estimated time of ``segment``, from one tile and from what follows for the voxels of one."""
+        return self.seconds_per_tile() * self.count_tiles() + self._guarded(self._time_voxels)
+
     def _guarded(self, compute: Callable[[], _T]) -> _T:
         """What ``compute`` returns, with smaller and smaller tiles until it fits into memory."""
         while True:
@@ -157,6 +149,18 @@ class Predictor:
             self._run(tile).cpu()
         return time.perf_counter() - start
 
+    @torch.inference_mode()
+    def _time_voxels(self) -> float:
+        """Seconds for labels and confidence of all voxels, once the logits are there on the network's grid."""
+        block = Box((0, 0, 0), tuple(min(n, 64) for n in self.shape))
+        inner = self._to_network_grid(block)
+        logits = torch.zeros(self.plan.classes, *inner.size)
+        start = time.perf_counter()
+        own = interpolate_back(logits, inner.start, block.start, block.size, self._scale)
+        own.argmax(0)
+        _confidence(own)
+        return (time.perf_counter() - start) * math.prod(self.shape) / math.prod(block.size)
+
     def _recompute_statistics(self) -> None:
         tiles = list(self._tiles(self._frame))
         chosen = tiles[:: max(1, len(tiles) // _STATISTICS_TILES)]
@@ -166,11 +170,11 @@ class Predictor:
     def _accumulate(self, inner: Box, outer: Box, progress: Callable[[float], None]) -> torch.Tensor:
         total = torch.zeros(self.plan.classes, *inner.size)
         weight = torch.zeros(inner.size)
-        importance = _importance(self.plan).to(self.device)
-        parts = [(tile, part) for tile in self._tiles(outer) if (part := _intersection(tile, inner)) is not None]
+        weights = importance(self.plan).to(self.device)
+        parts = [(tile, part) for tile in self._tiles(outer) if (part := intersection(tile, inner)) is not None]
         for count, (tile, part) in enumerate(parts, start=1):
-            here, there = _within(part, inner), _within(part, tile)
-            share = importance[there]
+            here, there = within(part, inner), within(part, tile)
+            share = weights[there]
             total[(slice(None), *here)] += (self._run(tile)[(0, slice(None), *there)] * share).cpu()
             weight[here] += share.cpu()
             progress(count / len(parts))
@@ -210,7 +214,7 @@ class Predictor:
     def _tiles(self, frame: Box) -> Iterator[Box]:
         """Output tiles that cover ``frame``."""
         starts = [
-            _tile_starts(frame.start[a], frame.size[a], self._image.shape[1 + a], self.plan, a, self.settings.overlap)
+            tile_starts(frame.start[a], frame.size[a], self._image.shape[1 + a], self.plan, a, self.settings.overlap)
             for a in range(3)
         ]
         for start in itertools.product(*starts):
@@ -257,75 +261,6 @@ class Predictor:
             torch.cuda.empty_cache()
         size = format_triple(self.plan.patch_size)
         self._warn(f"Out of memory while segmenting; going on with tiles of {size} voxels.")
-
-
-def _intersection(a: Box, b: Box) -> Box | None:
-    """The voxels that both boxes have, if there are any."""
-    low = [max(s, t) for s, t in zip(a.start, b.start, strict=True)]
-    high = [min(s + n, t + m) for s, n, t, m in zip(a.start, a.size, b.start, b.size, strict=True)]
-    if any(x >= y for x, y in zip(low, high, strict=True)):
-        return None
-    return Box(tuple(low), tuple(y - x for x, y in zip(low, high, strict=True)))
-
-
-def _within(part: Box, whole: Box) -> tuple[slice, ...]:
-    """``part`` as an index into an array of ``whole``."""
-    return Box(tuple(s - t for s, t in zip(part.start, whole.start, strict=True)), part.size).slices
-
-
-def larger_tiles(plan: Plan, shape: Triple, memory: int) -> Plan:
-    """A plan with tiles for inference: the paper's valid convolutions waste less in larger ones.
-
-    Only where a tile's content does not change the normalisation, and only as far as ``memory`` allows.
-    A plan for "auto" keeps its patch: instance normalisation wants tiles like those trained on.
-    """
-    if plan.network == "auto" or plan.batch_norm == "batch":
-        return plan
-    best = plan
-    for extra in range(0, 160, 8):
-        patch = tuple(
-            min(p + extra, PAPER_SMALLEST + 8 * math.ceil(max(0, n - 4) / 8)) if m else p
-            for p, n, m in zip(plan.patch_size, shape, plan.margin, strict=True)
-        )
-        larger = replace(plan, patch_size=patch, batch_size=1)
-        # Inference keeps a few layers at a time, about a third of what training keeps.
-        if larger.training_bytes() / 3 > memory:
-            break
-        best = larger
-    return best
-
-
-def _tile_starts(start: int, size: int, limit: int, plan: Plan, axis: int, overlap: float) -> list[int]:
-    """Positions of tiles along one axis that cover start..start+size-1 of an axis of ``limit`` voxels."""
-    tile = plan.output_size[axis]
-    # A tile narrower than the stride cannot stay in phase with its neighbours and still cover the axis.
-    stride = plan.total_stride[axis] if tile >= plan.total_stride[axis] else 1
-    if size <= tile:
-        # One tile about the middle, inside the volume where it fits.
-        first = start + (size - tile) // 2
-        first = min(max(first, 0), limit - tile) if tile <= limit else (limit - tile) // 2
-        shows_first = start // stride * stride
-        shows_last = math.ceil((start + size - tile) / stride) * stride
-        if shows_last > shows_first:  # no tile in phase shows all
-            return [shows_first, shows_last]
-        return [min(max(first // stride * stride, shows_last), shows_first)]
-    step = tile if plan.network != "auto" else max(1, int(tile * (1 - overlap)))
-    step = max(stride, step // stride * stride)
-    first = start // stride * stride
-    count = math.ceil((start + size - first - tile) / step) + 1
-    # Evenly spread, so that the last tile does not overlap its neighbour almost wholly.
-    last = math.ceil((start + size - tile - first) / stride) * stride
-    positions = [first + round(i * last / max(1, count - 1) / stride) * stride for i in range(count)]
-    return sorted(set(positions))
-
-
-def _importance(plan: Plan) -> torch.Tensor:
-    """Weight of each voxel of a tile: a Gaussian for "auto", all the same for valid convolutions."""
-    if plan.network != "auto":
-        return torch.ones(plan.output_size)
-    axes = [torch.linspace(-1, 1, n + 2)[1:-1] for n in plan.output_size]
-    profiles = [torch.exp(-0.5 * (a / 0.4) ** 2) for a in axes]
-    return profiles[0][:, None, None] * profiles[1][None, :, None] * profiles[2][None, None, :]
 
 
 def _confidence(logits: torch.Tensor) -> torch.Tensor:

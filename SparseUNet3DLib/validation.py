@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from SparseUNet3DLib.cases import Case
-from SparseUNet3DLib.inference import Box, InferenceSettings, Predictor
+from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.tiles import Box
 
 #: Validation is there for a curve; little overlap makes it cheap.
 _SETTINGS = InferenceSettings(overlap=0.25)

@@ -10,11 +10,10 @@
 from __future__ import annotations
 
 import datetime
-import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ import torch
 
 import SparseUNet3DLib
 from SparseUNet3DLib.annotation import SparseAnnotation
-from SparseUNet3DLib.cases import Case, harmonise, split_held_out
+from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.device import (
     available_memory,
     choose_device,
@@ -31,35 +30,31 @@ from SparseUNet3DLib.device import (
     describe_device,
     memory_format,
 )
-from SparseUNet3DLib.errors import InputError, Interrupted, MemoryLimitError, OutputError
+from SparseUNet3DLib.errors import InputError, Interrupted, OutputError
 from SparseUNet3DLib.evaluation import confusion
 from SparseUNet3DLib.events import CollectingReporter, Reporter
-from SparseUNet3DLib.inference import InferenceSettings, Predictor, larger_tiles
+from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
-from SparseUNet3DLib.normalisation import ChannelNormalisation, fit_normalisation
 from SparseUNet3DLib.plan import (
     Plan,
-    fit_to_memory,
-    format_triple,
-    make_plan,
-    override_plan,
-    usual_patch_voxels,
 )
+from SparseUNet3DLib.preparation import Preparation, RunOptions, prepare
 from SparseUNet3DLib.recipe import PRESETS, Recipe
 from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.stopping import StopRequest
+from SparseUNet3DLib.tiles import larger_tiles
 from SparseUNet3DLib.training import TrainingResult, TrainingTask, run_training
 from SparseUNet3DLib.validation import HeldOutValidation
 from SparseUNet3DLib.volumes import Volume
-from SparseUNet3DLib.working_spacing import choose_spacing
 
 #: Part of the free memory that the accumulated logits may take while segmenting.
 LOGITS_SHARE = 0.25
 #: Least time between two events that tell the progress of segmenting.
 _PROGRESS_SECONDS = 0.25
+_DEFAULTS = RunOptions()
 
 
 @dataclass(frozen=True)
@@ -78,121 +73,10 @@ class Prediction:
     confusion: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """How a training is run, apart from its recipe.
-
-    Attributes:
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        hold_out: annotated planes per volume kept for validation; None: about one in six, none of fewer than 5.
-        plan: parts of the plan to override, as ``plan.override_plan`` takes them.
-        memory: bytes that training may use; None: four fifths of what is free on the device.
-        folder: where checkpoints go; None: none are written.
-        resume: go on from the checkpoint in ``folder``.
-        start_from: a model to go on from with more annotation ("warm start").
-        preview: segmentation file to rewrite every so often with the present result; ``densify`` only.
-    """
-
-    device: str = "auto"
-    hold_out: int | None = None
-    plan: dict[str, str] = field(default_factory=dict)
-    memory: int | None = None
-    folder: Path | None = None
-    resume: bool = False
-    start_from: Model | None = None
-    preview: Path | None = None
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What is decided before a training starts; ``--dry-run`` shows it."""
-
-    training: list[Case]
-    validation: list[Case]
-    normalisation: tuple[ChannelNormalisation, ...]
-    plan: Plan
-    device: torch.device
-
-
-def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter: Reporter) -> Preparation:
-    """Check the cases, hold planes out, choose device, normalisation and plan; report the plan.
-
-    Raises:
-        InputError: the cases cannot be trained on.
-        UsageError: the device or an override makes no sense.
-        MemoryLimitError: not even the smallest plan fits, or the one wanted does not.
-    """
-
-    def warn(message: str) -> None:
-        reporter.emit("warning", message=message)
-
-    cases = harmonise(cases, warn)
-    arrays = [c.volume.array for c in cases]
-    names = _channel_names(cases)
-    for channel, name in enumerate(names):
-        if all(a[channel].min() == a[channel].max() for a in arrays):
-            message = f"Channel '{name}' is constant (every voxel is {arrays[0][channel].flat[0]:g})"
-            if len(names) == 1:
-                raise InputError(f"{message}, so there is nothing to learn from it; give another volume.")
-            warn(f"{message}; it does not help and may be left out.")
-    device = choose_device(options.device)
-    start = options.start_from
-    if start is not None and len(start.channels) != len(names):
-        raise InputError(f"The model to start from has {len(start.channels)} channel(s), the volumes {len(names)}.")
-    normalisation = start.channels if start else fit_normalisation(names, arrays)
-    classes = len(cases[0].annotation.segments) + 1
-    memory = options.memory or available_memory(device)
-    if start:
-        known_slices = recipe.known_slices and start.plan.network == "auto"
-        plan = fit_to_memory(replace(start.plan, classes=classes, known_slices=known_slices), memory)
-        if plan.network != recipe.network:
-            warn(f"The model to start from is a '{plan.network}' network, so that '{recipe.network}' does not count.")
-    else:
-        on_gpu = device.type != "cpu"
-        spacing = _working_spacing(cases, recipe, usual_patch_voxels(on_gpu))
-        shapes = [_shape_at(c.volume, spacing) for c in cases]
-        plan = make_plan(recipe, shapes, spacing, len(names), classes, memory, on_gpu)
-    if options.plan:
-        plan = override_plan(plan, options.plan)
-        _require_memory(plan, memory)
-    training, validation = split_held_out(cases, options.hold_out)
-    reporter.emit(
-        "plan",
-        plan=plan.to_dict(),
-        lines=plan.describe(),
-        device=describe_device(device),
-        memory_bytes=plan.training_bytes(),
-        held_out={c.volume.name: [str(p) for p in c.annotation.planes] for c in validation},
-    )
-    return Preparation(training, validation, normalisation, plan, device)
-
-
-def _working_spacing(cases: Sequence[Case], recipe: Recipe, patch_voxels: int) -> tuple[float, float, float]:
-    if recipe.network == "auto":
-        return choose_spacing(cases, patch_voxels)
-    return tuple(float(s) for s in np.median([c.volume.geometry.array_spacing for c in cases], axis=0))
-
-
-def _shape_at(volume: Volume, spacing: tuple[float, float, float]) -> tuple[int, int, int]:
-    """Voxels (z, y, x) of ``volume`` at another ``spacing`` (z, y, x, mm)."""
-    own = volume.geometry.array_spacing
-    return tuple(max(1, math.ceil(n * o / s)) for n, o, s in zip(volume.array.shape[1:], own, spacing, strict=True))
-
-
-def _require_memory(plan: Plan, memory: int) -> None:
-    """Refuse a plan of the user's that would not fit: the system may kill a program that takes too much."""
-    if plan.training_bytes() > memory:
-        raise MemoryLimitError(
-            f"With patches of {format_triple(plan.patch_size)} voxels, {plan.batch_size} per step, training needs "
-            f"about {plan.training_bytes() / 2**30:.2g} GiB, but may use {memory / 2**30:.2g} GiB; choose a smaller "
-            "patch_size, batch_size or widths, or allow more with --memory."
-        )
-
-
 def train(
     cases: Sequence[Case],
     recipe: Recipe = PRESETS["balanced"],
-    options: RunOptions = RunOptions(),
+    options: RunOptions = _DEFAULTS,
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
 ) -> Model:
@@ -258,7 +142,7 @@ def densify(
     volume: Volume,
     annotation: SparseAnnotation,
     recipe: Recipe = PRESETS["balanced"],
-    options: RunOptions = RunOptions(),
+    options: RunOptions = _DEFAULTS,
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
     settings: InferenceSettings | None = None,
@@ -411,7 +295,7 @@ def _preview_writer(
 def _seconds_to_segment(
     prepared: Preparation, volume: Volume, recipe: Recipe, settings: InferenceSettings | None
 ) -> float:
-    """Time that segmenting will take, from one tile measured with an untrained network."""
+    """Time that segmenting will take, and the held-out slices once more, measured with an untrained network."""
     network = build_network(prepared.plan).to(prepared.device, memory_format=memory_format(prepared.device))
     predictor = Predictor(
         network, replace(prepared.plan, batch_norm=None if prepared.plan.batch_norm == "frozen"
@@ -420,7 +304,10 @@ def _seconds_to_segment(
         choose_precision(prepared.device, recipe.precision), settings or InferenceSettings(),
         known=KnownSlices(prepared.training[0].annotation, prepared.plan.classes, prepared.device),
     )
-    return predictor.seconds_per_tile() * predictor.count_tiles()
+    held_out = sum(len(c.annotation.planes) for c in prepared.validation)
+    # A slice through the tiles shows about so many of them.
+    tiles_of_a_slice = predictor.count_tiles() ** (2 / 3)
+    return predictor.seconds_to_segment() + held_out * tiles_of_a_slice * predictor.seconds_per_tile()
 
 
 def _known_slices(known: SparseAnnotation | None, model: Model, device: torch.device) -> KnownSlices | None:
@@ -446,5 +333,3 @@ def _classes_of(model: Model, annotation: SparseAnnotation) -> tuple[np.ndarray,
     return table[annotation.labels], named[annotation.labels]
 
 
-def _channel_names(cases: Sequence[Case]) -> tuple[str, ...]:
-    return cases[0].volume.channel_names

@@ -26,11 +26,12 @@ from torch import nn
 
 from SparseUNet3DLib.errors import InputError, MemoryLimitError
 from SparseUNet3DLib.events import CollectingReporter
-from SparseUNet3DLib.inference import Box, InferenceSettings, Predictor, _tile_starts, larger_tiles
+from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation, ChannelStatistics
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.sampling import normalise, read_box
+from SparseUNet3DLib.tiles import Box, larger_tiles, tile_starts
 from SparseUNet3DLib.workflow import RunOptions, densify, segment
 
 GRAY = (ChannelNormalisation("gray"),)
@@ -148,7 +149,7 @@ def axes(draw: st.DrawFn) -> tuple[Plan, int, int, int, float]:
 @example((paper_plan(patch_size=(92, 92, 92)), 0, 5, 5, 0.5))
 def test_tiles_cover_every_voxel_in_phase(case):
     plan, start, size, limit, overlap = case
-    starts = _tile_starts(start, size, limit, plan, 0, overlap)
+    starts = tile_starts(start, size, limit, plan, 0, overlap)
     tile, stride = plan.output_size[0], plan.total_stride[0]
     if tile >= stride:
         assert all(s % stride == 0 for s in starts)
@@ -163,7 +164,7 @@ def test_tiles_cover_every_voxel_in_phase(case):
 @given(axes())
 def test_tiles_overlap_as_much_as_asked_for_and_hardly_more(case):
     plan, start, size, limit, overlap = case
-    starts = _tile_starts(start, size, limit, plan, 0, overlap)
+    starts = tile_starts(start, size, limit, plan, 0, overlap)
     tile, stride = plan.output_size[0], plan.total_stride[0]
     steps = np.diff(starts)
     if plan.network == "auto" and size > tile and tile > stride:
@@ -387,7 +388,7 @@ def test_there_are_no_seams_where_tiles_meet(trained):
     truth = np.eye(3)[tiny_labels(volume.array.shape[1:])].transpose(3, 0, 1, 2)
     for axis in range(3):
         tile = p.plan.output_size[axis]
-        starts = _tile_starts(0, p.shape[axis], p.shape[axis], p.plan, axis, 0.5)
+        starts = tile_starts(0, p.shape[axis], p.shape[axis], p.plan, axis, 0.5)
         borders = {s for s in starts if s} | {s + tile for s in starts if s + tile < p.shape[axis]}
         # Steps between neighbouring voxels beyond what the truth itself has, at tile borders and elsewhere.
         step = np.abs(np.diff(probability, axis=axis + 1))

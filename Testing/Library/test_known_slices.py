@@ -12,13 +12,14 @@ from volumes_for_tests import CPU, make_case
 
 from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.evaluation import FALSE_NEGATIVE
-from SparseUNet3DLib.inference import Box, InferenceSettings, Predictor
+from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.model_file import Model, adapt_weights, load_model
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.tiles import Box
 from SparseUNet3DLib.volumes import Volume
 from SparseUNet3DLib.workflow import Prediction, RunOptions, densify, segment
 

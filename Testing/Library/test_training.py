@@ -26,9 +26,10 @@ from SparseUNet3DLib.cases import Case, split_held_out
 from SparseUNet3DLib.checkpoint import FILE_NAME, Checkpoint
 from SparseUNet3DLib.errors import DivergenceError, Interrupted, MemoryLimitError, OutputError
 from SparseUNet3DLib.events import CollectingReporter
-from SparseUNet3DLib.inference import Box, InferenceSettings, Predictor
+from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation, ChannelStatistics
+from SparseUNet3DLib.tiles import Box
 from SparseUNet3DLib.training import run_training
 from SparseUNet3DLib.validation import HeldOutValidation
 

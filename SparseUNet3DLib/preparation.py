@@ -1,0 +1,144 @@
+"""What is decided before a training starts: cases, held-out slices, device, normalisation, spacing and plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from SparseUNet3DLib.cases import Case, harmonise, split_held_out
+from SparseUNet3DLib.device import available_memory, choose_device, describe_device
+from SparseUNet3DLib.errors import InputError, MemoryLimitError
+from SparseUNet3DLib.events import Reporter
+from SparseUNet3DLib.model_file import Model
+from SparseUNet3DLib.normalisation import ChannelNormalisation, fit_normalisation
+from SparseUNet3DLib.plan import (
+    Plan,
+    fit_to_memory,
+    format_triple,
+    make_plan,
+    override_plan,
+    usual_patch_voxels,
+)
+from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.volumes import Volume
+from SparseUNet3DLib.working_spacing import choose_spacing
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a training is run, apart from its recipe.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        hold_out: annotated planes per volume kept for validation; None: about one in six, none of fewer than 5.
+        plan: parts of the plan to override, as ``plan.override_plan`` takes them.
+        memory: bytes that training may use; None: four fifths of what is free on the device.
+        folder: where checkpoints go; None: none are written.
+        resume: go on from the checkpoint in ``folder``.
+        start_from: a model to go on from with more annotation ("warm start").
+        preview: segmentation file to rewrite every so often with the present result; ``densify`` only.
+    """
+
+    device: str = "auto"
+    hold_out: int | None = None
+    plan: dict[str, str] = field(default_factory=dict)
+    memory: int | None = None
+    folder: Path | None = None
+    resume: bool = False
+    start_from: Model | None = None
+    preview: Path | None = None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is decided before a training starts; ``--dry-run`` shows it."""
+
+    training: list[Case]
+    validation: list[Case]
+    normalisation: tuple[ChannelNormalisation, ...]
+    plan: Plan
+    device: torch.device
+
+
+def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter: Reporter) -> Preparation:
+    """Check the cases, hold planes out, choose device, normalisation and plan; report the plan.
+
+    Raises:
+        InputError: the cases cannot be trained on.
+        UsageError: the device or an override makes no sense.
+        MemoryLimitError: not even the smallest plan fits, or the one wanted does not.
+    """
+
+    def warn(message: str) -> None:
+        reporter.emit("warning", message=message)
+
+    cases = harmonise(cases, warn)
+    arrays = [c.volume.array for c in cases]
+    names = _channel_names(cases)
+    for channel, name in enumerate(names):
+        if all(a[channel].min() == a[channel].max() for a in arrays):
+            message = f"Channel '{name}' is constant (every voxel is {arrays[0][channel].flat[0]:g})"
+            if len(names) == 1:
+                raise InputError(f"{message}, so there is nothing to learn from it; give another volume.")
+            warn(f"{message}; it does not help and may be left out.")
+    device = choose_device(options.device)
+    start = options.start_from
+    if start is not None and len(start.channels) != len(names):
+        raise InputError(f"The model to start from has {len(start.channels)} channel(s), the volumes {len(names)}.")
+    normalisation = start.channels if start else fit_normalisation(names, arrays)
+    classes = len(cases[0].annotation.segments) + 1
+    memory = options.memory or available_memory(device)
+    if start:
+        known_slices = recipe.known_slices and start.plan.network == "auto"
+        plan = fit_to_memory(replace(start.plan, classes=classes, known_slices=known_slices), memory)
+        if plan.network != recipe.network:
+            warn(f"The model to start from is a '{plan.network}' network, so that '{recipe.network}' does not count.")
+    else:
+        on_gpu = device.type != "cpu"
+        spacing = _working_spacing(cases, recipe, usual_patch_voxels(on_gpu))
+        shapes = [_shape_at(c.volume, spacing) for c in cases]
+        plan = make_plan(recipe, shapes, spacing, len(names), classes, memory, on_gpu)
+    if options.plan:
+        plan = override_plan(plan, options.plan)
+        _require_memory(plan, memory)
+    training, validation = split_held_out(cases, options.hold_out)
+    reporter.emit(
+        "plan",
+        plan=plan.to_dict(),
+        lines=plan.describe(),
+        device=describe_device(device),
+        memory_bytes=plan.training_bytes(),
+        held_out={c.volume.name: [str(p) for p in c.annotation.planes] for c in validation},
+    )
+    return Preparation(training, validation, normalisation, plan, device)
+
+
+def _working_spacing(cases: Sequence[Case], recipe: Recipe, patch_voxels: int) -> tuple[float, float, float]:
+    if recipe.network == "auto":
+        return choose_spacing(cases, patch_voxels)
+    return tuple(float(s) for s in np.median([c.volume.geometry.array_spacing for c in cases], axis=0))
+
+
+def _shape_at(volume: Volume, spacing: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Voxels (z, y, x) of ``volume`` at another ``spacing`` (z, y, x, mm)."""
+    own = volume.geometry.array_spacing
+    return tuple(max(1, math.ceil(n * o / s)) for n, o, s in zip(volume.array.shape[1:], own, spacing, strict=True))
+
+
+def _require_memory(plan: Plan, memory: int) -> None:
+    """Refuse a plan of the user's that would not fit: the system may kill a program that takes too much."""
+    if plan.training_bytes() > memory:
+        raise MemoryLimitError(
+            f"With patches of {format_triple(plan.patch_size)} voxels, {plan.batch_size} per step, training needs "
+            f"about {plan.training_bytes() / 2**30:.2g} GiB, but may use {memory / 2**30:.2g} GiB; choose a smaller "
+            "patch_size, batch_size or widths, or allow more with --memory."
+        )
+
+
+def _channel_names(cases: Sequence[Case]) -> tuple[str, ...]:
+    return cases[0].volume.channel_names
