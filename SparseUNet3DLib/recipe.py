@@ -32,12 +32,22 @@ class AugmentationRecipe:
             mirrored left lung is a right lung.
     """
 
-    rotation: float = 15.0
-    scaling: float = 0.2
-    elastic_sd: float = 4.0
+    rotation: float = 30.0
+    scaling: float = 0.4
+    elastic_sd: float = 8.0
     elastic_spacing: float = 32.0
-    gray_slope: float = 1.25
+    gray_slope: float = 1.6
     mirror: tuple[str, ...] = ()
+
+    def weakened(self, strength: float) -> AugmentationRecipe:
+        """The same with ranges of ``strength`` (0..1) times the size; mirroring stays."""
+        return replace(
+            self,
+            rotation=self.rotation * strength,
+            scaling=(1 + self.scaling) ** strength - 1,
+            elastic_sd=self.elastic_sd * strength,
+            gray_slope=self.gray_slope**strength,
+        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,10 @@ class Recipe:
         known_slices: let a network that segments the volume it learns from see what the annotated slices tell
             about the voxels between them (`known_slices`); "auto" only.
         augmentation: ranges of the random changes.
+        first_augmentation: strength of the augmentation (0..1) at the first step; it grows to 1 over
+            ``augmentation_steps``. Early on a network has seen too little to learn it by heart, and changes only
+            make learning slower; late, it needs them all.
+        augmentation_steps: steps over which the augmentation grows.
         precision: "auto" (bfloat16 where a self-test finds it faster) or "float32".
         seed: of all random numbers.
     """
@@ -91,6 +105,8 @@ class Recipe:
     batch_norm: str | None = None
     known_slices: bool = True
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
+    first_augmentation: float = 0.5
+    augmentation_steps: int = 600
     precision: str = "auto"
     seed: int = 0
 
@@ -156,7 +172,8 @@ PRESETS: dict[str, Recipe] = {
         ema_decay=0.0,
         batch_norm="batch",
         known_slices=False,
-        augmentation=AugmentationRecipe(rotation=5.0, scaling=0.1, gray_slope=1.5),
+        augmentation=AugmentationRecipe(rotation=5.0, scaling=0.1, elastic_sd=4.0, gray_slope=1.5),
+        first_augmentation=1.0,
     ),
 }
 

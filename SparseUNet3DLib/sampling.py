@@ -86,13 +86,13 @@ class PatchSampler:
             raise InputError("No voxel is annotated, so there is nothing to learn from; paint some slices first.")
         self.class_counts = np.sum([c.class_counts for c in self.cases], axis=0)
 
-    def draw_batch(self, generator: torch.Generator) -> Batch:
-        """One batch."""
+    def draw_batch(self, generator: torch.Generator, strength: float = 1.0) -> Batch:
+        """One batch, augmented with ``strength`` (0..1) times the recipe's ranges."""
         number = self.plan.batch_size
         cases = [self.cases[_randint(len(self.cases), generator)] for _ in range(number)]
         voxels = np.stack([c.draw_voxel(self.recipe.foreground_share, generator) for c in cases])
         centres = np.stack([self._draw_centre(v, c, generator) for v, c in zip(voxels, cases, strict=True)])
-        transforms = draw_transforms(self.recipe.augmentation, self.plan, number, generator)
+        transforms = draw_transforms(self.recipe.augmentation.weakened(strength), self.plan, number, generator)
         places = self._places(voxels - centres, cases, transforms)
         hidden = None
         if self.plan.known_slices:

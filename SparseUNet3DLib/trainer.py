@@ -63,7 +63,7 @@ class Trainer:
         NaN or infinity says that the loss or its gradient is not finite; then no weight was changed, but
         the random numbers, and statistics of batch normalisation, were.
         """
-        loss = self._loss(self.sampler.draw_batch(self.generator), fraction)
+        loss = self._loss(self.sampler.draw_batch(self.generator, self.augmentation_strength()), fraction)
         value = loss.item()
         if not math.isfinite(value):
             return value
@@ -96,6 +96,11 @@ class Trainer:
             sparse_loss(alone, batch.target, weights, self.recipe.dice)
             + sparse_loss(corrected, batch.hidden_target, weights, self.recipe.dice)
         )
+
+    def augmentation_strength(self) -> float:
+        """Strength of the augmentation (0..1) at the present step."""
+        first = self.recipe.first_augmentation
+        return first + (1 - first) * min(1.0, self.counters.iteration / self.recipe.augmentation_steps)
 
     def learning_rate(self, fraction: float) -> float:
         """Learning rate at ``fraction`` (0..1) of the run."""

@@ -74,3 +74,17 @@ def test_nonsense_is_refused_in_a_sentence(changes: dict, words: str):
 def test_either_limit_is_enough():
     assert Recipe(seconds=None, iterations=5).iterations == 5
     assert Recipe(seconds=5.0).iterations is None
+
+
+def test_a_weakened_augmentation_changes_less():
+    full = AugmentationRecipe(rotation=30.0, scaling=0.44, elastic_sd=8.0, gray_slope=1.69, mirror=("x",))
+    half = full.weakened(0.5)
+    assert (half.rotation, half.elastic_sd, half.elastic_spacing, half.mirror) == (15.0, 4.0, 32.0, ("x",))
+    assert half.scaling == pytest.approx(0.2) and half.gray_slope == pytest.approx(1.3)
+    assert full.weakened(1.0).rotation == 30.0 and full.weakened(1.0).scaling == pytest.approx(0.44)
+    none = full.weakened(0.0)
+    assert (none.rotation, none.scaling, none.elastic_sd, none.gray_slope) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_the_papers_augmentation_does_not_grow():
+    assert preset("paper").first_augmentation == 1.0

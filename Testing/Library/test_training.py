@@ -432,3 +432,26 @@ def test_starting_from_weights_means_from_exactly_these():
     loop = training._Loop(task, resume=False)
     assert same_weights(loop.trainer.weights(), first.weights)
     assert same_weights(loop.trainer.network.state_dict(), first.weights)
+
+
+# -- augmentation ---------------------------------------------------------------------------------------
+
+
+def test_augmentation_grows_with_the_steps_whatever_the_budget():
+    trainer = make_trainer(tiny_task(recipe=tiny_recipe(first_augmentation=0.4, augmentation_steps=200)))
+    found = []
+    for iteration in (0, 100, 200, 5000):
+        trainer.counters.iteration = iteration
+        found.append(trainer.augmentation_strength())
+    assert found == pytest.approx([0.4, 0.7, 1.0, 1.0])
+
+
+def test_steps_are_made_with_the_present_strength():
+    recipe = tiny_recipe(first_augmentation=0.25, augmentation_steps=4)
+    trainer = make_trainer(tiny_task(recipe=recipe))
+    seen = []
+    draw = trainer.sampler.draw_batch
+    trainer.sampler.draw_batch = lambda generator, strength: (seen.append(strength), draw(generator, strength))[1]
+    for _ in range(6):
+        trainer.step(0.5)
+    assert seen == pytest.approx([0.25, 0.4375, 0.625, 0.8125, 1.0, 1.0])
