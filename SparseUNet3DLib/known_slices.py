@@ -55,7 +55,7 @@ class KnownSlices:
             weight = 1 / (distance * distance + 0.25)
             first, second = (a for a in range(3) if a != plane.axis)
             row = index[first] * self._shape[second] + index[second]
-            total.addcmul_(F.embedding(row, labels), weight[:, None])
+            total.addcmul_(labels.index_select(0, row).float(), weight[:, None])
             weights += weight
             torch.minimum(nearest, distance, out=nearest)
         total /= weights.clamp_min(1e-12)[:, None]
@@ -71,6 +71,6 @@ class KnownSlices:
         return found
 
     def _one_hot(self, labels: object, classes: int) -> torch.Tensor:
-        """(pixels, foreground classes) float32."""
+        """(pixels, foreground classes) uint8: a byte each, as there may be many large slices."""
         flat = torch.as_tensor(labels.astype("int64")).reshape(-1)
-        return F.one_hot(flat, classes)[:, 1:].float()
+        return F.one_hot(flat, classes)[:, 1:].to(torch.uint8)

@@ -24,6 +24,8 @@ PAPER_MARGIN = 44
 PAPER_SMALLEST = 92
 PAPER_PATCH = (116, 132, 132)
 PAPER_WIDTHS = (32, 64, 128, 256)
+#: Channels between the two layers that correct the logits by what annotated slices tell.
+CORRECTION_WIDTH = 32
 #: A volume of up to this many times the voxels of a usual patch is not cut into patches.
 _WHOLE = 1.25
 #: Patches of thick slices lose slices before they lose their width, but keep this many.
@@ -113,6 +115,8 @@ class Plan:
         """
         voxels = float(np.prod(self.patch_size)) * self.batch_size
         activations, parameters, channels_below = 0.0, 0.0, self.in_channels
+        if self.known_slices:  # the correction's input, its hidden layer twice, and logits
+            activations += voxels * (self.widths[0] + 5 * self.classes + 2 * CORRECTION_WIDTH)
         for level, width in enumerate(self.widths):
             if level:
                 voxels /= float(np.prod(self.strides[level - 1]))

@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from SparseUNet3DLib.networks.batch_norm import BatchNorm
-
-#: Channels between the two layers that correct the logits by what annotated slices tell.
-_CORRECTION_WIDTH = 32
+from SparseUNet3DLib.plan import CORRECTION_WIDTH
 
 
 class Conv3d(nn.Conv3d):
@@ -121,7 +119,7 @@ class AutoUNet(nn.Module):
 
 def _correction(channels: int, classes: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv3d(channels, _CORRECTION_WIDTH, 1),
+        nn.Conv3d(channels, CORRECTION_WIDTH, 1),
         nn.LeakyReLU(0.01, inplace=True),
-        nn.Conv3d(_CORRECTION_WIDTH, classes, 1),
+        nn.Conv3d(CORRECTION_WIDTH, classes, 1),
     )
