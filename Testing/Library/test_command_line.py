@@ -440,7 +440,7 @@ def test_help_fits_80_columns_and_explains_every_option(
     monkeypatch.setenv("COLUMNS", "80")
     parser = make_parser()
     (commands,) = (action.choices for action in parser._actions if action.choices and not action.option_strings)
-    assert list(commands) == ["densify", "train", "segment", "evaluate", "info", "device", "demo"]
+    assert list(commands) == ["densify", "train", "segment", "evaluate", "info", "device", "demo", "experiment"]
     for name, command in commands.items():
         assert call(name, "--help") == 0
         text = capsys.readouterr().out

@@ -274,11 +274,16 @@ def test_nonsense_is_refused_in_a_sentence(values: dict[str, str], words: str):
         override_plan(plan, values)
 
 
-@pytest.mark.parametrize("values", [{"widths": "8,16,32,64"}, {"strides": "2x2x2,2x2x2,2x2x2"}])
 @pytest.mark.parametrize("network, patch", [("paper", (92, 92, 92)), ("2d", (1, 92, 92))])
-def test_the_papers_widths_and_strides_are_fixed(network: str, patch: Triple, values: dict[str, str]):
-    with pytest.raises(UsageError, match=f"'{network}'.* fixed"):
-        override_plan(make_plan_of(patch, network=network), values)
+def test_the_papers_network_may_be_narrower_but_its_strides_are_fixed(network: str, patch: Triple):
+    plan = make_plan_of(patch, network=network)
+    with pytest.raises(UsageError, match=f"strides of '{network}' are fixed"):
+        override_plan(plan, {"strides": "2x2x2,2x2x2,2x2x2"})
+    narrow = override_plan(plan, {"widths": "8,16,32,64"})
+    assert narrow == replace(plan, widths=(8, 16, 32, 64))
+    assert narrow.margin == plan.margin
+    with pytest.raises(UsageError, match="3 strides need 4 widths, not 2"):
+        override_plan(plan, {"widths": "8,16"})
 
 
 @settings(max_examples=100, deadline=None)
