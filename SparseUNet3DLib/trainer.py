@@ -100,7 +100,7 @@ class Trainer:
     def augmentation_strength(self) -> float:
         """Strength of the augmentation (0..1) at the present step."""
         first = self.recipe.first_augmentation
-        return first + (1 - first) * min(1.0, self.counters.iteration / self.recipe.augmentation_steps)
+        return first + (1 - first) * min(1.0, self.counters.iteration / self.recipe.augmentation_steps) ** 2
 
     def learning_rate(self, fraction: float) -> float:
         """Learning rate at ``fraction`` (0..1) of the run."""

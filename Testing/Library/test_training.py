@@ -443,7 +443,7 @@ def test_augmentation_grows_with_the_steps_whatever_the_budget():
     for iteration in (0, 100, 200, 5000):
         trainer.counters.iteration = iteration
         found.append(trainer.augmentation_strength())
-    assert found == pytest.approx([0.4, 0.7, 1.0, 1.0])
+    assert found == pytest.approx([0.4, 0.55, 1.0, 1.0])
 
 
 def test_steps_are_made_with_the_present_strength():
@@ -454,4 +454,4 @@ def test_steps_are_made_with_the_present_strength():
     trainer.sampler.draw_batch = lambda generator, strength: (seen.append(strength), draw(generator, strength))[1]
     for _ in range(6):
         trainer.step(0.5)
-    assert seen == pytest.approx([0.25, 0.4375, 0.625, 0.8125, 1.0, 1.0])
+    assert seen == pytest.approx([0.25, 0.25 + 0.75 / 16, 0.4375, 0.25 + 0.75 * 9 / 16, 1.0, 1.0])
