@@ -80,8 +80,8 @@ class Recipe:
             about the voxels between them (`known_slices`); "auto" only.
         augmentation: ranges of the random changes.
         first_augmentation: strength of the augmentation (0..1) at the first step; it grows to 1 over
-            ``augmentation_steps``, slowly at first. Early on a network has seen too little to learn it by heart, and changes only
-            make learning slower; late, it needs them all.
+            ``augmentation_steps``, slowly at first. Early on a network has seen too little to learn it by heart,
+            and changes only make learning slower; late, it needs them all.
         augmentation_steps: steps over which the augmentation grows.
         precision: "auto" (bfloat16 where a self-test finds it faster) or "float32".
         seed: of all random numbers.
