@@ -70,11 +70,11 @@ class Predictor:
     ) -> None:
         """``image`` is (c, z, y, x) of any number type, ``spacing`` (z, y, x) in mm.
 
-        ``known`` slices of this very volume are taken notice of where the plan provides for them.
+        ``known`` are slices of this very volume, for a network with a plan for them.
         """
         self.network, self.plan, self.device, self.precision = network, plan, device, precision
         self.settings, self._warn = settings, warn
-        self._known = known if plan.known_slices else None
+        self._known = known
         self.shape: Triple = image.shape[1:]
         self._statistics = [n.statistics(c) for n, c in zip(channels, image, strict=True)]
         self._image, self._scale = resample_to(image, spacing, plan.spacing)

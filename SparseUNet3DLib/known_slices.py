@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from SparseUNet3DLib.annotation import SparseAnnotation
+from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.plane_detection import Plane
 
 #: Distance, in voxels of the finest spacing, at which a slice counts half.
@@ -33,11 +34,16 @@ class KnownSlices:
         self._foreground = classes - 1
         self._slices = [self._one_hot(annotation.labels[p.voxels], classes).to(device) for p in self.planes]
 
+    @classmethod
+    def for_plan(cls, annotation: SparseAnnotation, plan: Plan, device: torch.device) -> KnownSlices | None:
+        """Those of ``annotation``; None for a network that takes no notice of them."""
+        return cls(annotation, plan.classes, device) if plan.known_slices else None
+
     def channels(self, where: torch.Tensor, hidden: Collection[Plane] = ()) -> torch.Tensor:
-        """What the slices that are not ``hidden`` tell about positions ``where``: (3, z, y, x), (z, y, x) in voxels.
+        """What the slices that are not ``hidden`` tell about positions ``where``: (3, ...), (z, y, x) in voxels.
 
         Returns:
-            (classes, z, y, x) float32 in 0..1: for each foreground class the share of the slices that
+            (classes, ...) float32 in 0..1: for each foreground class the share of the slices that
             show it where a position is projected onto them, weighted by the inverse square of their
             distance; last, how near the nearest slice is (1 on it). All 0 where no slice is known.
         """
@@ -63,7 +69,7 @@ class KnownSlices:
         return torch.cat([total.T, near[None]]).reshape(-1, *size)
 
     def contains(self, where: torch.Tensor, hidden: Collection[Plane] = ()) -> torch.Tensor:
-        """(z, y, x) bool: positions ``where`` (3, z, y, x) whose nearest voxel is on a slice that is not ``hidden``."""
+        """(...) bool: positions ``where`` (3, ...) whose nearest voxel is on a slice that is not ``hidden``."""
         found = torch.zeros(where.shape[1:], dtype=torch.bool, device=where.device)
         for plane in self.planes:
             if plane not in hidden:

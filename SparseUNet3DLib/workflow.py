@@ -37,9 +37,7 @@ from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
-from SparseUNet3DLib.plan import (
-    Plan,
-)
+from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.preparation import Preparation, RunOptions, prepare
 from SparseUNet3DLib.recipe import PRESETS, Recipe
 from SparseUNet3DLib.segmentation_files import write_segmentation
@@ -189,10 +187,7 @@ def _confusion(prepared: Preparation, model: Model, prediction: Prediction) -> n
 def _validation(prepared: Preparation) -> HeldOutValidation:
     """Scores on the held-out planes, of which the network knows nothing but the other planes."""
     kept = {id(c.volume): c.annotation for c in prepared.training}
-    known = [
-        KnownSlices(kept[id(c.volume)], prepared.plan.classes, prepared.device) if prepared.plan.known_slices else None
-        for c in prepared.validation
-    ]
+    known = [KnownSlices.for_plan(kept[id(c.volume)], prepared.plan, prepared.device) for c in prepared.validation]
     return HeldOutValidation(prepared.validation, known, prepared.normalisation, prepared.device)
 
 
@@ -278,7 +273,7 @@ def _preview_writer(
         predictor = Predictor(
             network, plan, prepared.normalisation, case.volume.array, case.volume.geometry.array_spacing,
             prepared.device, precision, InferenceSettings(overlap=0.0),
-            known=KnownSlices(case.annotation, plan.classes, prepared.device),
+            known=KnownSlices.for_plan(case.annotation, plan, prepared.device),
         )
         labels, _ = predictor.segment()
         try:
@@ -302,7 +297,7 @@ def _seconds_to_segment(
                          else prepared.plan.batch_norm),
         prepared.normalisation, volume.array, volume.geometry.array_spacing, prepared.device,
         choose_precision(prepared.device, recipe.precision), settings or InferenceSettings(),
-        known=KnownSlices(prepared.training[0].annotation, prepared.plan.classes, prepared.device),
+        known=KnownSlices.for_plan(prepared.training[0].annotation, prepared.plan, prepared.device),
     )
     held_out = sum(len(c.annotation.planes) for c in prepared.validation)
     # A slice through the tiles shows about so many of them.
@@ -311,10 +306,10 @@ def _seconds_to_segment(
 
 
 def _known_slices(known: SparseAnnotation | None, model: Model, device: torch.device) -> KnownSlices | None:
-    if known is None or not model.plan.known_slices:
+    if known is None:
         return None
     labels, _ = _classes_of(model, known)
-    return KnownSlices(replace(known, labels=labels, segments=model.segments), model.plan.classes, device)
+    return KnownSlices.for_plan(replace(known, labels=labels, segments=model.segments), model.plan, device)
 
 
 def _keep_annotation(prediction: Prediction, model: Model, keep: SparseAnnotation) -> None:

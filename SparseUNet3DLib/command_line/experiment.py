@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from SparseUNet3DLib.atomic import atomic_path
 from SparseUNet3DLib.command_line.console import print_result, say
 from SparseUNet3DLib.command_line.outputs import STOP_FILE, make_folder
 from SparseUNet3DLib.dependencies import require_torch
@@ -18,7 +19,6 @@ from SparseUNet3DLib.experiments.dataset import DataSet, read_dataset
 from SparseUNet3DLib.experiments.protocols import NETWORKS, PROTOCOLS, Run
 from SparseUNet3DLib.experiments.tables import Cell, as_markdown, read_cells, write_cells
 from SparseUNet3DLib.pictures import require_pillow
-from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -52,14 +52,15 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             result = carry_out(entry, data, folder, args.device, reporter, stop)
             cells = [c for c in cells if (c.row, c.column) != (entry.row, entry.column)]
             cells.append(_cell(args.protocol, entry, settings, result))
-            write_cells(table, cells)
             if not args.no_pictures:
                 _draw(args.protocol, entry, data, result, args.output)
+            write_cells(table, cells)  # last: what is in the table is done
             shutil.rmtree(folder)
     present = {(entry.row, entry.column): n for n, entry in enumerate(runs)}
     cells = sorted((c for c in cells if (c.row, c.column) in present), key=lambda c: present[c.row, c.column])
     text = as_markdown(args.protocol, cells, [*describe(data), f"on {device}"], data.thresholds)
-    (args.output / f"{args.protocol}.md").write_text(text, encoding="utf-8")
+    with atomic_path(args.output / f"{args.protocol}.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
     print_result(text)
     reporter.emit("done", outputs={"table": str(table)}, scores=None, held_out_iou=None)
 
@@ -97,20 +98,18 @@ def _draw(protocol: str, entry: Run, data: DataSet, result: Result, folder: Path
     import numpy as np
 
     from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS, confusion, match_segments
-    from SparseUNet3DLib.experiments.cells import scored_voxels
+    from SparseUNet3DLib.experiments.cells import painted, scored_voxels
     from SparseUNet3DLib.pictures import Column, write_panels
 
     for name, found in result.found.items():
         case = data.cases[name]
         where = scored_voxels(entry, name, case)
-        annotation = case.annotation
-        truth = Segmentation(annotation.labels, annotation.segments, annotation.geometry)
-        labels, true_labels, _ = match_segments(found, truth)
+        labels, true_labels, _ = match_segments(found, painted(case))
         verdict = confusion(labels, true_labels, where)
         planes = []
         for axis, n in enumerate(where.shape):
             tested = [p for p in entry.test[name] if p.axis == axis]
-            fullest = max(tested, key=lambda p: np.count_nonzero(annotation.labels[p.voxels]), default=None)
+            fullest = max(tested, key=lambda p: np.count_nonzero(true_labels[p.voxels]), default=None)
             planes.append(n // 2 if fullest is None else fullest.index)
         parts = dict.fromkeys([protocol, entry.row, entry.column, name])
         file = re.sub(r"[^\w.,-]+", "-", "-".join(parts).replace("w/o", "without")) + ".png"

@@ -12,11 +12,10 @@ from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.annotation_share import share_annotated
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.checkpoint import FILE_NAME
-from SparseUNet3DLib.evaluation import HELD_OUT_PLANES, ClassScore, score
+from SparseUNet3DLib.evaluation import HELD_OUT_PLANES, ClassScore, score_segmentation
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.experiments.dataset import DataSet
 from SparseUNet3DLib.experiments.protocols import NETWORKS, Run
-from SparseUNet3DLib.model_file import Model
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.stopping import StopRequest
@@ -65,7 +64,7 @@ def carry_out(
         name: segment(model, data.cases[name].volume, device, reporter=reporter, stop=stop).segmentation
         for name in run.test
     }
-    iou, segments = count(run, data.cases, found, model)
+    iou, segments = count(run, data.cases, found)
     shares = [share_annotated(case.annotation).total for case in training]
     return Result(
         iou, segments, float(np.mean(shares)), model.record["iterations"], model.record["seconds"], found
@@ -93,17 +92,21 @@ def scored_voxels(run: Run, name: str, case: Case) -> np.ndarray:
     return counted
 
 
-def count(
-    run: Run, cases: Mapping[str, Case], found: Mapping[str, Segmentation], model: Model
-) -> tuple[float, dict[str, float]]:
-    """Mean IoU and IoU per segment over the test slices of all volumes together."""
+def painted(case: Case) -> Segmentation:
+    """What the slices of ``case`` show, as a segmentation; background where nothing is annotated."""
+    annotation = case.annotation
+    return Segmentation(annotation.labels, annotation.segments, annotation.geometry)
+
+
+def count(run: Run, cases: Mapping[str, Case], found: Mapping[str, Segmentation]) -> tuple[float, dict[str, float]]:
+    """Mean IoU and IoU per segment over the test slices of all volumes together.
+
+    A segment that no training slice shows counts as not found.
+    """
     totals: dict[str, np.ndarray] = {}
     for name, segmentation in found.items():
-        annotation = cases[name].annotation
-        values = {s.name: n for n, s in enumerate(model.segments, start=1)}
-        table = np.array([0, *(values.get(s.name, 0) for s in annotation.segments)], np.uint16)
         where = scored_voxels(run, name, cases[name])
-        scores = score(segmentation.labels, table[annotation.labels], model.segments, where, HELD_OUT_PLANES)
+        scores = score_segmentation(segmentation, painted(cases[name]), where, HELD_OUT_PLANES)
         for entry in scores.classes:
             totals[entry.name] = totals.get(entry.name, np.zeros(3, np.int64)) + _counts(entry)
     ious = {name: float(t[0] / t.sum()) for name, t in totals.items() if t.sum()}

@@ -12,7 +12,6 @@ and plots.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import importlib.util
 import json
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import package_volumes
 from methods import EXTRA, METHODS, SEEDED, TIMED
+from results_file import append_row, find_row
 from sparse_tasks import SETTINGS, TASKS, load_task, tasks_in
 
 from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, score
@@ -45,11 +45,10 @@ def main() -> None:
         for name in package_volumes.FOLDERS:
             package_volumes.fetch(name, args.data)
     table = args.out / "results.csv"
-    done = _rows(table)
     for run in _wanted(args):
-        if not any(all(row[k] == str(run[k]) for k in KEY) for row in done):
+        if find_row(table, run, KEY) is None:
             row = run | _run_apart(run, args.data)
-            _append(table, row)
+            append_row(table, row, FIELDS)
             print({k: row.get(k, "") for k in (*KEY, "iou", "wall", "error")}, flush=True)
 
 
@@ -113,22 +112,6 @@ def _run_apart(run: dict, data: Path) -> dict:
     if done.returncode:
         return about | {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]}
     return about | json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def _rows(table: Path) -> list[dict]:
-    if not table.exists():
-        return []
-    with table.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _append(table: Path, row: dict) -> None:
-    new = not table.exists()
-    with table.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import json
 import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from results_file import append_row, find_row
 from sparse_tasks import TASKS, load_task
 
 from SparseUNet3DLib.device import tune_allocator
@@ -53,9 +53,11 @@ def main() -> None:
         for seed in args.seeds.split(",") for task in args.tasks.split(",") for variant in args.variants
     ]
     for run in wanted:
-        if not _find(args.out, run):
-            _append(args.out, run | _measure(run, args.data, args.hold_out))
-    _print_table([row for run in wanted if (row := _find(args.out, run))], args.variants)
+        if find_row(args.out, run, KEY) is None:
+            row = run | _measure(run, args.data, args.hold_out)
+            append_row(args.out, row, FIELDS)
+            print(row, flush=True)
+    _print_table([row for run in wanted if (row := find_row(args.out, run, KEY))], args.variants)
 
 
 def change_recipe(recipe: Recipe, variant: str) -> Recipe:
@@ -96,23 +98,6 @@ def _measure(run: dict, data: Path, hold_out: int | None) -> dict:
         "iterations": model.record["iterations"],
         "wall": f"{wall:.0f}",
     }
-
-
-def _find(path: Path, run: dict) -> dict | None:
-    if not path.exists():
-        return None
-    with path.open(newline="") as file:
-        return next((r for r in csv.DictReader(file) if all(r[k] == str(run[k]) for k in KEY)), None)
-
-
-def _append(path: Path, row: dict) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-    print(row, flush=True)
 
 
 def _print_table(rows: list[dict], variants: list[str]) -> None:

@@ -6,6 +6,7 @@ import csv
 import itertools
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from volumes_for_tests import make_case
 
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import InputError, MissingDependencyError, UsageError
-from SparseUNet3DLib.experiments.cells import only_planes, scored_voxels
+from SparseUNet3DLib.experiments.cells import count, only_planes, painted, scored_voxels
 from SparseUNet3DLib.experiments.dataset import read_dataset
 from SparseUNet3DLib.experiments.protocols import NETWORKS, Run, fully_automated, semi_automated, sparsity
 from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.segments import Segmentation
 
 SHAPE = (24, 28, 32)
 
@@ -136,6 +138,30 @@ def test_nothing_of_a_test_slice_is_learnt_from_but_where_training_slices_cross_
     np.testing.assert_array_equal(kept.labels[kept.annotated], case.annotation.labels[kept.annotated])
     assert not kept.labels[~kept.annotated].any()
     assert kept.planes == training
+
+
+def test_scores_count_the_test_slices_of_all_volumes_together():
+    """Right on one volume and nothing found on the other: IoU is of the voxels of both, not the mean of two."""
+    cases = volumes((0, 0, 3), (0, 0, 1))
+    test = {name: case.annotation.planes for name, case in cases.items()}
+    entry = Run("row", "column", "3D with BN", {}, test)
+    right, nothing = (painted(cases[name]) for name in ("v0", "v1"))
+    nothing = replace(nothing, labels=np.zeros_like(nothing.labels))
+    iou, segments = count(entry, cases, {"v0": right, "v1": nothing})
+    for value, name in enumerate(("one", "other"), start=1):
+        sizes = [np.count_nonzero(cases[v].annotation.labels == value) for v in ("v0", "v1")]
+        assert segments[name] == pytest.approx(sizes[0] / sum(sizes))
+    assert iou == pytest.approx(np.mean(list(segments.values())))
+
+
+def test_a_segment_that_the_network_never_saw_counts_as_not_found():
+    cases = volumes((0, 0, 3))
+    whole = painted(cases["v0"])
+    labels = np.where(whole.labels == 1, whole.labels, np.uint16(0))
+    only_one = Segmentation(labels, whole.segments[:1], whole.geometry)
+    entry = Run("row", "column", "3D with BN", {}, {"v0": cases["v0"].annotation.planes})
+    iou, segments = count(entry, cases, {"v0": only_one})
+    assert segments == {"one": 1.0, "other": 0.0} and iou == 0.5
 
 
 def test_annotated_shares_are_those_that_the_paper_prints():
