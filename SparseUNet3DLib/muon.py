@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -31,37 +31,52 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         """Change each parameter that has a gradient."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._change(parameter, group["lr"], group["momentum"], group["weight_decay"])
+            parameters = [p for p in group["params"] if p.grad is not None]
+            directions = orthogonalise([self._ahead(p, group["momentum"]) for p in parameters])
+            for parameter, direction in zip(parameters, directions, strict=True):
+                length = _ROOT_MEAN_SQUARE * max(direction.shape) ** 0.5
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                _as_matrix(parameter).sub_(direction, alpha=group["lr"] * length)
 
-    def _change(self, parameter: nn.Parameter, rate: float, momentum: float, weight_decay: float) -> None:
+    def _ahead(self, parameter: nn.Parameter, momentum: float) -> torch.Tensor:
+        """Nesterov's momentum, as a matrix."""
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         average = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
-        ahead = torch.lerp(parameter.grad, average, momentum)  # Nesterov
-        matrix = ahead.reshape(len(ahead), -1)
-        length = _ROOT_MEAN_SQUARE * max(matrix.shape) ** 0.5
-        parameter.mul_(1 - rate * weight_decay)
-        parameter.sub_(orthogonalise(matrix).reshape(parameter.shape), alpha=rate * length)
+        return _as_matrix(torch.lerp(parameter.grad, average, momentum))
 
 
-def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
-    """The matrix (m, n) with its singular values brought to about 1 (0.7 to 1.2), by Newton-Schulz iteration.
+def _as_matrix(kernels: torch.Tensor) -> torch.Tensor:
+    """(out, in, z, y, x) as (out, in z y x), without a copy: the columns' order does not matter."""
+    return (kernels if kernels.is_contiguous() else kernels.movedim(1, -1)).view(len(kernels), -1)
+
+
+def orthogonalise(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Each matrix (m, n) with its singular values brought to about 1 (0.7 to 1.2), by Newton-Schulz iteration.
 
     Each step multiplies by a polynomial of the Gram matrix, which is small where a layer has few outputs
-    and many inputs; so the polynomials are multiplied first, and the matrix once in the end.
+    and many inputs; so the polynomials are multiplied first, and the matrix once in the end. Gram matrices of
+    the same size go through this together.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalise(matrix.T).T
-    matrix = matrix.float()
-    matrix = matrix / (matrix.norm() + 1e-7)
-    gram = matrix @ matrix.T
-    product = torch.eye(len(gram), device=gram.device)
-    for _ in range(_NEWTON_SCHULZ_STEPS):
-        polynomial = _CUBIC * gram + _QUINTIC * (gram @ gram)
-        polynomial.diagonal().add_(_LINEAR)
-        product = polynomial @ product
-        gram = polynomial @ gram @ polynomial
-    return product @ matrix
+    wide = [(m.T if m.shape[0] > m.shape[1] else m).float() for m in matrices]
+    wide = [m / (torch.linalg.vector_norm(m) + 1e-7) for m in wide]
+    results: list[torch.Tensor] = [*wide]
+    for height in {len(m) for m in wide}:
+        chosen = [n for n, m in enumerate(wide) if len(m) == height]
+        factors = _newton_schulz(torch.stack([wide[n] @ wide[n].T for n in chosen]))
+        for n, factor in zip(chosen, factors, strict=True):
+            results[n] = factor @ wide[n]
+    return [r.T if m.shape[0] > m.shape[1] else r for r, m in zip(results, matrices, strict=True)]
+
+
+def _newton_schulz(gram: torch.Tensor) -> torch.Tensor:
+    """Factors (b, m, m) that make matrices orthogonal whose Gram matrices are ``gram`` (b, m, m)."""
+    product: torch.Tensor | None = None
+    for step in range(_NEWTON_SCHULZ_STEPS):
+        polynomial = torch.baddbmm(gram, gram, gram, beta=_CUBIC, alpha=_QUINTIC)
+        polynomial.diagonal(dim1=1, dim2=2).add_(_LINEAR)
+        product = polynomial if product is None else polynomial @ product
+        if step < _NEWTON_SCHULZ_STEPS - 1:
+            gram = polynomial @ gram @ polynomial
+    return product

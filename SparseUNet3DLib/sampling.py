@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,9 +20,8 @@ from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.resampling import resample_to
+from SparseUNet3DLib.tiles import Box
 
-#: Stands for "unannotated" in the stored label maps, which are unsigned to be small.
-_HOLE = np.uint16(65535)
 #: Annotated voxels remembered per case and class to centre patches on.
 _MOST_CENTRES = 500_000
 #: A patch lies at places that differ by at least this much to either side, as a share of half its size.
@@ -37,15 +37,20 @@ class Batch:
     Attributes:
         images: (b, c, z, y, x) float32.
         target: (b, z', y', x') int64, ``UNANNOTATED`` where no class is known.
-        known: (b, classes, z', y', x') float32, what those annotated slices tell that are not hidden; None
-            for a network that takes no notice of them.
-        hidden_target: the target without the slices that ``known`` tells of; None where that is None.
+        known: (1, classes, n, 1, 1) float32, what those annotated slices tell that are not hidden, about the n
+            annotated voxels of the target, in order; None for a network that takes no notice of them.
+        hidden_target: (1, n, 1, 1), their target without the slices that ``known`` tells of; None where that is None.
     """
 
     images: torch.Tensor
     target: torch.Tensor
     known: torch.Tensor | None = None
     hidden_target: torch.Tensor | None = None
+
+    @property
+    def annotated(self) -> torch.Tensor:
+        """(n,) flat indices of the target's annotated voxels."""
+        return (self.target != UNANNOTATED).flatten().nonzero().squeeze(1)
 
 
 def read_box(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
@@ -140,48 +145,66 @@ class PatchSampler:
         z, y, x = torch.as_tensor(places + np.array(self.plan.margin), device=self.device).unbind(1)
         anchors = where[torch.arange(len(cases), device=self.device), :, z, y, x]
         where += self._per_patch(voxels) - anchors[..., None, None, None]
-        images = self._sample_images(cases, where)
+        images = torch.stack([self._sample_image(c, w) for c, w in zip(cases, where, strict=True)])
         if transforms.slopes is not None:
             images = adjust_gray_values(images, transforms.slopes)
         inner = tuple(slice(m, m + n) for m, n in zip(self.plan.margin, self.plan.output_size, strict=True))
         where = where[(..., *inner)]
-        target = self._sample_targets(cases, where)
-        if hidden is None:
-            return Batch(images, target)
-        known = torch.stack([c.known.channels(w, h) for c, w, h in zip(cases, where, hidden, strict=True)])
-        seen = torch.stack([c.known.contains(w, h) for c, w, h in zip(cases, where, hidden, strict=True)])
-        return Batch(images, target, known, target.masked_fill(seen, UNANNOTATED))
+        batch = Batch(images, torch.stack([self._sample_target(c, w) for c, w in zip(cases, where, strict=True)]))
+        return batch if hidden is None else self._with_known_slices(batch, cases, where, hidden)
 
-    def _sample_images(self, cases: Sequence[PreparedCase], where: torch.Tensor) -> torch.Tensor:
-        where = where * self._per_patch([c.scale for c in cases])
-        starts, size = _bounding_boxes(where)
-        where -= self._per_patch(starts)  # now in the boxes
-        boxes = torch.stack([
-            normalise(self._read(c.image, start, size), c.statistics) for c, start in zip(cases, starts, strict=True)
-        ])
-        # As grid_sample wants positions: -1..1 in the boxes, in x, y, z order, in the last axis.
-        span = self._per_patch([[max(1, n - 1) for n in size]])
-        grid = (where * (2 / span) - 1).flip(1).movedim(1, -1)
-        return F.grid_sample(boxes, grid, "bilinear", "border", align_corners=True)
+    def _with_known_slices(
+        self, batch: Batch, cases: Sequence[PreparedCase], where: torch.Tensor, hidden: Sequence[Collection[Plane]]
+    ) -> Batch:
+        known, labels = [], []
+        for case, positions, target, planes in zip(cases, where, batch.target, hidden, strict=True):
+            annotated = (target != UNANNOTATED).flatten().nonzero().squeeze(1)
+            positions = positions.flatten(1).index_select(1, annotated)
+            known.append(case.known.channels(positions, planes))
+            seen = case.known.contains(positions, planes)
+            labels.append(target.flatten()[annotated].masked_fill(seen, UNANNOTATED))
+        return replace(
+            batch, known=torch.cat(known, 1)[None, ..., None, None],
+            hidden_target=torch.cat(labels)[None, :, None, None],
+        )
 
-    def _sample_targets(self, cases: Sequence[PreparedCase], where: torch.Tensor) -> torch.Tensor:
-        """Nearest labels; outside of the volume nothing is annotated."""
-        starts, size = _bounding_boxes(where)
-        index = (where - self._per_patch(starts)).round().long()
-        low = -self._per_patch(starts).long()
-        high = self._per_patch([c.target.shape for c in cases]).long() + low
-        inside = ((index >= low) & (index < high)).all(1)
-        boxes = torch.stack([self._read(c.target, start, size) for c, start in zip(cases, starts, strict=True)])
-        flat = (index[:, 0] * size[1] + index[:, 1]) * size[2] + index[:, 2]
-        target = boxes.flatten(1).gather(1, flat.flatten(1)).reshape(flat.shape).long()
-        return torch.where(inside & (target != int(_HOLE)), target, UNANNOTATED)
+    def _sample_image(self, case: PreparedCase, where: torch.Tensor) -> torch.Tensor:
+        """Gray values (c, z, y, x), interpolated at positions (3, z, y, x) of the case's own grid."""
+        where = where * torch.as_tensor(case.scale, dtype=torch.float32, device=self.device)[:, None, None, None]
+        box = _box_around(where, case.image.shape[1:])
+        image = normalise(self._read(case.image, box), case.statistics)
+        # As grid_sample wants positions: -1..1 in the box, in x, y, z order, in the last axis.
+        grid = torch.stack(
+            [(w - s) * (2 / max(1, n - 1)) - 1 for w, s, n in zip(where, box.start, box.size, strict=True)][::-1], -1
+        )
+        # A CPU samples several images at a time, but each on one core: the patch is cut into so many.
+        parts = math.gcd(len(grid), torch.get_num_threads()) if self.device.type == "cpu" else 1
+        sampled = F.grid_sample(
+            image.expand(parts, -1, -1, -1, -1), grid.unflatten(0, (parts, -1)), "bilinear", "reflection",
+            align_corners=True,
+        )
+        return sampled.transpose(0, 1).flatten(1, 2)
 
-    def _read(self, array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+    def _sample_target(self, case: PreparedCase, where: torch.Tensor) -> torch.Tensor:
+        """Nearest labels (z, y, x) int64; outside of the volume nothing is annotated."""
+        shape = case.target.shape
+        # On a CPU the whole volume is at hand, and costs nothing to read.
+        box = Box((0, 0, 0), shape) if self.device.type == "cpu" else _box_around(where, shape)
+        inside = torch.ones(where.shape[1:], dtype=torch.bool, device=self.device)
+        flat = torch.zeros(where.shape[1:], dtype=torch.int64, device=self.device)
+        for position, start, size, n in zip(where, box.start, box.size, shape, strict=True):
+            index = position.round().long()
+            inside &= (index >= 0) & (index < n)
+            flat.mul_(size).add_(index.sub_(start).clamp_(0, size - 1))
+        labels = self._read(case.target, box).flatten().index_select(0, flat.flatten()).reshape(flat.shape).long()
+        return labels.masked_fill_(~inside, UNANNOTATED)
+
+    def _read(self, array: np.ndarray, box: Box) -> torch.Tensor:
         """A box of ``array`` on the training device."""
-        box = np.ascontiguousarray(read_box(array, start, size))
+        values = np.ascontiguousarray(array[(..., *box.slices)])
         # torch can hardly do anything with uint16; int32 holds the same numbers.
-        box = box.astype(np.int32) if box.dtype == np.uint16 else box
-        return torch.from_numpy(box).to(self.device)
+        values = values.astype(np.int32) if values.dtype == np.uint16 else values
+        return torch.from_numpy(values).to(self.device)
 
     def _per_patch(self, values: object) -> torch.Tensor:
         """(b, 3) numbers, in the shape in which they broadcast with positions (b, 3, z, y, x)."""
@@ -198,8 +221,8 @@ class PreparedCase:
         self.spacing = case.volume.geometry.array_spacing
         self.image, self.scale = resample_to(image, self.spacing, plan.spacing)
         self.statistics = [n.statistics(c) for n, c in zip(normalisation, image, strict=True)]
-        self.known = KnownSlices(annotation, classes, device)
-        self.target = np.where(annotation.annotated, annotation.labels, _HOLE)
+        self.known = KnownSlices.for_plan(annotation, plan, device)
+        self.target = np.where(annotation.annotated, annotation.labels.astype(np.int16), np.int16(UNANNOTATED))
         self.class_counts = np.bincount(annotation.labels[annotation.annotated], minlength=classes)[:classes]
         flat = np.flatnonzero(annotation.annotated)
         labels = annotation.labels.reshape(-1)[flat]
@@ -244,8 +267,17 @@ def _mirrored(start: int, n: int, size: int) -> np.ndarray:
     return np.minimum(folded, period - folded)
 
 
-def _bounding_boxes(where: torch.Tensor) -> tuple[list[list[int]], list[int]]:
-    """Starts (z, y, x) of boxes of whole voxels around positions (b, 3, z, y, x), and the size that they share."""
-    low = where.flatten(2).amin(2).floor().long()
-    high = where.flatten(2).amax(2).ceil().long()
-    return low.tolist(), (high - low + 1).amax(0).tolist()
+def _box_around(where: torch.Tensor, shape: Sequence[int]) -> Box:
+    """The voxels of a volume of ``shape`` that are asked for at positions (3, z, y, x).
+
+    Beyond its border the volume is mirrored, so what lies as far inside belongs to the box, and the box ends at the
+    border there.
+    """
+    start, size = [], []
+    lows, highs = where.flatten(1).amin(1).floor().long().tolist(), where.flatten(1).amax(1).ceil().long().tolist()
+    for low, high, n in zip(lows, highs, shape, strict=True):
+        first = max(0, min(low, 2 * (n - 1) - high))
+        last = min(n - 1, max(high, -low))
+        start.append(min(first, n - 1))
+        size.append(max(last, 0) - start[-1] + 1)
+    return Box(tuple(start), tuple(size))

@@ -82,18 +82,19 @@ class Trainer:
 
     def _loss(self, batch: Batch, fraction: float) -> torch.Tensor:
         """Of the logits; where slices are known, its mean with the corrected logits' loss on the hidden ones."""
-        images, known = (
-            None if t is None else t.to(memory_format=memory_format(self.device)) for t in (batch.images, batch.known)
-        )
+        images = batch.images.to(memory_format=memory_format(self.device))
         self.network.train()
         weights = self.class_weights(fraction)
-        with autocast(self.device, self.precision):
-            logits = self.network(images) if known is None else self.network(images, known)
-        if known is None:
+        if batch.known is None:
+            with autocast(self.device, self.precision):
+                logits = self.network(images)
             return sparse_loss(logits, batch.target, weights, self.recipe.dice)
-        alone, corrected = logits
+        voxels = batch.annotated
+        with autocast(self.device, self.precision):
+            alone, corrected = self.network(images, batch.known, voxels)
+        target = batch.target.flatten()[voxels].reshape(batch.hidden_target.shape)
         return 0.5 * (
-            sparse_loss(alone, batch.target, weights, self.recipe.dice)
+            sparse_loss(alone, target, weights, self.recipe.dice)
             + sparse_loss(corrected, batch.hidden_target, weights, self.recipe.dice)
         )
 

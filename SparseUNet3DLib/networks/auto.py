@@ -99,22 +99,38 @@ class AutoUNet(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(
-        self, x: torch.Tensor, known: torch.Tensor | None = None
+        self, x: torch.Tensor, known: torch.Tensor | None = None, voxels: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Logits; with ``known`` channels of annotated slices also the logits corrected by them."""
-        skips = []
-        for index, level in enumerate(self.down):
-            if index:
-                skips.append(x)
-                x = F.max_pool3d(x, self.strides[index - 1])
-            x = level(x)
-        for index in reversed(range(len(self.up))):
-            x = F.interpolate(self.narrow[index](x), size=skips[index].shape[2:], mode="nearest")
-            x = self.up[index](torch.cat([skips[index], x], dim=1))
+        """Logits; with ``known`` channels of annotated slices also the logits corrected by them.
+
+        With ``voxels`` (n,), flat indices into (b, z, y, x), both are told of these only, as a row (1, c, n, 1, 1);
+        ``known`` is such a row, too. In training few voxels are annotated, and the others need no logits.
+        """
+        x = self._features(x)
+        if voxels is not None:
+            x = x.movedim(1, -1).flatten(0, 3).index_select(0, voxels).T[None, ..., None, None]
         logits = self.head(x)
         if known is None:
             return logits
         return logits, logits + self.correction(torch.cat([x, logits, known.to(x.dtype)], dim=1))
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        skips = []
+        for index, level in enumerate(self.down):
+            if index:
+                skips.append(x)
+                x = _max_pool(x, self.strides[index - 1])
+            x = level(x)
+        for index in reversed(range(len(self.up))):
+            x = F.interpolate(self.narrow[index](x), size=skips[index].shape[2:], mode="nearest")
+            x = self.up[index](torch.cat([skips[index], x], dim=1))
+        return x
+
+
+def _max_pool(x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
+    """Maximum pooling in the precision that ``x`` has; on a CPU autocast would take it to float32."""
+    with torch.autocast("cpu", enabled=False):
+        return F.max_pool3d(x, stride)
 
 
 def _correction(channels: int, classes: int) -> nn.Sequential:

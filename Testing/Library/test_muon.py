@@ -15,7 +15,7 @@ def generator(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e4])
 def test_all_directions_become_about_equally_long(shape: tuple[int, int], size: float):
     matrix = torch.randn(shape, generator=generator()) * size
-    values = torch.linalg.svdvals(orthogonalise(matrix))
+    values = torch.linalg.svdvals(orthogonalise([matrix])[0])
     # The iteration overshoots a little by design; a square matrix has directions that are hardly there at all.
     assert values.max() < 1.3
     assert values.median() > 0.6
@@ -25,10 +25,17 @@ def test_directions_are_kept():
     """A matrix of given singular vectors keeps them, in order and sign."""
     u, _ = torch.linalg.qr(torch.randn(12, 12, generator=generator(1)))
     v, _ = torch.linalg.qr(torch.randn(50, 12, generator=generator(2)))
-    found = orthogonalise(u @ torch.diag(torch.linspace(0.2, 1, 12)) @ v.T)
+    (found,) = orthogonalise([u @ torch.diag(torch.linspace(0.2, 1, 12)) @ v.T])
     along = u.T @ found @ v
     assert (along.diagonal() > 0.6).all() and (along.diagonal() < 1.3).all()
     assert (along - torch.diag(along.diagonal())).abs().max() < 1e-4
+
+
+def test_matrices_that_are_made_orthogonal_together_are_so_each_by_itself():
+    shapes = [(8, 54), (40, 8), (8, 8), (16, 27)]
+    matrices = [torch.randn(shape, generator=generator(n)) for n, shape in enumerate(shapes)]
+    for found, matrix in zip(orthogonalise(matrices), matrices, strict=True):
+        torch.testing.assert_close(found, orthogonalise([matrix])[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_gradient_of_zero_changes_nothing_but_by_decay():

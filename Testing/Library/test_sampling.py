@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -291,26 +292,57 @@ def draw_with_known_slices(seed: int, spacing: float = 1.0) -> Batch:
 @pytest.mark.parametrize("seed", range(8))
 def test_what_slices_tell_is_not_scored_and_what_is_scored_they_do_not_tell(seed: int):
     batch = draw_with_known_slices(seed)
-    on_known = batch.known[:, -1] == 1
-    annotated = batch.target != UNANNOTATED
-    assert torch.equal(batch.hidden_target != UNANNOTATED, annotated & ~on_known)
-    assert torch.equal(batch.hidden_target[annotated & ~on_known], batch.target[annotated & ~on_known])
+    target, hidden_target = batch.target[batch.target != UNANNOTATED], batch.hidden_target.flatten()
+    assert batch.known.shape == (1, 2, len(target), 1, 1)
+    structure, near = batch.known[0, :, :, 0, 0]
+    on_known = near == 1
+    assert torch.equal(hidden_target != UNANNOTATED, ~on_known)
+    assert torch.equal(hidden_target[~on_known], target[~on_known])
     # On a known slice the channel of the structure is right: nothing else is as near.
-    assert torch.equal((batch.known[:, 0] > 0.5)[on_known & annotated], (batch.target == 1)[on_known & annotated])
+    assert torch.equal((structure > 0.5)[on_known], (target == 1)[on_known])
 
 
 def test_each_patch_has_something_to_be_scored_on_and_most_have_known_slices():
-    batches = [draw_with_known_slices(seed) for seed in range(20)]
-    assert all((b.hidden_target != UNANNOTATED).flatten(1).any(1).all() for b in batches)
-    told = torch.cat([(b.known[:, -1] > 0).flatten(1).any(1) for b in batches]).float().mean()
-    assert 0.7 < told < 1
+    scored, told = [], []
+    for batch in (draw_with_known_slices(seed) for seed in range(20)):
+        of_patches = (batch.target != UNANNOTATED).flatten(1).sum(1).tolist()
+        scored += [(h != UNANNOTATED).any() for h in batch.hidden_target.flatten().split(of_patches)]
+        told += [(k > 0).any() for k in batch.known[0, -1].flatten().split(of_patches)]
+    assert all(scored)
+    assert 0.7 < np.mean(told) < 1
 
 
 def test_known_slices_are_told_on_a_coarser_grid_as_well():
     batch = draw_with_known_slices(1, 2.0)
-    assert batch.known.shape == (3, 2, 8, 8, 8)
-    on_known = batch.known[:, -1] == 1
-    assert on_known.any() and not (batch.hidden_target != UNANNOTATED)[on_known].any()
+    assert batch.known.shape == (1, 2, len(batch.annotated), 1, 1)
+    on_known = batch.known[0, -1].flatten() == 1
+    assert on_known.any() and not (batch.hidden_target.flatten() != UNANNOTATED)[on_known].any()
+
+
+def test_the_annotated_voxels_of_a_batch_are_those_with_a_target():
+    batch = draw_with_known_slices(2)
+    expected = np.flatnonzero(batch.target.numpy().ravel() != UNANNOTATED)
+    np.testing.assert_array_equal(batch.annotated, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    patch=st.tuples(*[st.integers(1, 8)] * 3),
+    start=st.tuples(*[st.integers(-20, 20)] * 3),
+)
+def test_a_patch_anywhere_is_the_mirrored_volume_with_labels_only_inside(shape: Triple, patch: Triple, start: Triple):
+    image, labels = numbered(shape), np.arange(math.prod(shape)).reshape(shape) % 5
+    sampler = make_sampler([make_case(image, labels=labels)], make_plan_of(patch, classes=5))
+    case = sampler.cases[0]
+    where = torch.from_numpy(np.indices(patch).astype(np.float32)) + torch.tensor(start)[:, None, None, None]
+    sampled = sampler._sample_image(case, where)
+    np.testing.assert_allclose(sampled[0], read_box(image, start, patch), rtol=1e-4, atol=1e-3)
+    inside = np.ones(patch, bool)
+    for axis, n in enumerate(shape):
+        inside &= (where[axis].numpy() >= 0) & (where[axis].numpy() < n)
+    expected = np.where(inside, read_box(labels, start, patch), UNANNOTATED)
+    np.testing.assert_array_equal(sampler._sample_target(case, where), expected)
 
 
 def test_an_image_is_sampled_from_the_networks_own_grid():
