@@ -98,8 +98,10 @@ class Predictor:
         for block in self._blocks():
             voxels = math.prod(block.size)
             logits = self.logits(block, progress=lambda f, d=done, v=voxels: progress((d + f * v) / labels.size))
-            labels[block.slices] = logits.argmax(0).numpy().astype(np.uint16)
-            confidence[block.slices] = _confidence(logits).numpy()
+            # Slice by slice, so that temporaries are small.
+            for z in range(block.size[0]):
+                labels[block.slices][z] = _labels(logits[:, z]).numpy()
+                confidence[block.slices][z] = _confidence(logits[:, z]).numpy()
             done += voxels
         return labels, confidence
 
@@ -157,8 +159,9 @@ class Predictor:
         logits = torch.zeros(self.plan.classes, *inner.size)
         start = time.perf_counter()
         own = interpolate_back(logits, inner.start, block.start, block.size, self._scale)
-        own.argmax(0)
-        _confidence(own)
+        for z in range(block.size[0]):
+            _labels(own[:, z])
+            _confidence(own[:, z])
         return (time.perf_counter() - start) * math.prod(self.shape) / math.prod(block.size)
 
     def _recompute_statistics(self) -> None:
@@ -232,13 +235,14 @@ class Predictor:
 
     def _logits_bytes(self, size: Sequence[int]) -> float:
         """Memory for a block of ``size``: logits and weights on the network's grid; on the volume's own grid
-        the interpolated logits and the temporaries of softmax and entropy, all in float32.
+        the interpolated logits and the positions they are interpolated at, all in float32.
         """
         classes = self.plan.classes
         network_voxels = math.prod(
             n if f == 1 else math.ceil((n - 1) * f) + 2 for n, f in zip(size, self._scale, strict=True)
         )
-        return 4.0 * ((classes + 1) * network_voxels + (3 * classes + 3) * math.prod(size))
+        own = 0 if self._scale == (1.0, 1.0, 1.0) else (classes + 6) * math.prod(size)
+        return 4.0 * ((classes + 1) * network_voxels + own)
 
     def _to_network_grid(self, block: Box) -> Box:
         """The voxels of the network's grid that surround ``block``."""
@@ -263,8 +267,12 @@ class Predictor:
         self._warn(f"Out of memory while segmenting; going on with tiles of {size} voxels.")
 
 
+def _labels(logits: torch.Tensor) -> torch.Tensor:
+    """The most likely class of each voxel. ``argmax`` finds the same, but ten times slower along the first axis."""
+    return logits.max(0).indices
+
+
 def _confidence(logits: torch.Tensor) -> torch.Tensor:
-    """Percent (z, y, x) uint8: 100 where one class is certain, 0 where all are equally likely."""
-    log_probability = F.log_softmax(logits, dim=0)
-    entropy = -(log_probability.exp() * log_probability).sum(0)
+    """Percent uint8: 100 where one class is certain, 0 where all are equally likely."""
+    entropy = torch.special.entr(F.softmax(logits, dim=0)).sum(0)
     return (100 * (1 - entropy / math.log(logits.shape[0]))).clamp(0, 100).round().to(torch.uint8)

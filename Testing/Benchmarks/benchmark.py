@@ -24,6 +24,7 @@ from pathlib import Path
 
 import package_volumes
 from methods import EXTRA, METHODS, SEEDED, TIMED
+from peak_memory import peak_mib
 from results_file import append_row, find_row
 from sparse_tasks import SETTINGS, TASKS, load_task, tasks_in
 
@@ -96,7 +97,7 @@ def _run_here(run: dict, data: Path) -> dict:
         "classes": " ".join(f"{c.iou:.3f}" for c in scores.classes),
         "wall": round(wall, 1),
         "cpu": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_mb": round(usage.ru_maxrss / 1024),
+        "peak_mb": round(peak_mib()),
         "annotated": round(float(case.annotation.annotated.mean()), 4),
     }
 

@@ -8,12 +8,12 @@ BUDGET_MIB (default 1024) for the accumulated logits.
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 
 import numpy as np
 import torch
+from peak_memory import peak_mib
 
 from SparseUNet3DLib.device import choose_precision, describe_device, memory_format, tune_allocator
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
@@ -32,7 +32,7 @@ def main() -> None:
     image = np.random.default_rng(0).integers(0, 255, (1, size, size, size), np.uint8)
     plan = make_plan(preset("balanced"), [image.shape[1:]], (1.0, 1.0, 1.0), 1, 3, 2**34)
     network = build_network(plan).to(memory_format=memory_format(device))
-    before = _peak_mib()
+    before = peak_mib()
     start = time.perf_counter()
     predictor = Predictor(
         network, plan, (ChannelNormalisation("noise"),), image, (1.0, 1.0, 1.0), device, choose_precision(device),
@@ -43,14 +43,9 @@ def main() -> None:
     held = (image.nbytes + labels.nbytes + confidence.nbytes) / 2**20
     print(f"{describe_device(device)}, torch {torch.__version__}")
     print(f"volume {size}^3 uint8, patch {plan.patch_size}, {predictor.count_tiles()} tiles, budget {budget} MiB")
-    print(f"peak memory {_peak_mib():.0f} MiB, of which {held:.0f} MiB are the volume, its labels and confidence")
+    print(f"peak memory {peak_mib():.0f} MiB, of which {held:.0f} MiB are the volume, its labels and confidence")
     print(f"before segmenting {before:.0f} MiB (interpreter, torch and the volume)")
     print(f"{seconds:.0f} s, {image.size / seconds / 1e6:.2f} million voxels per second")
-
-
-def _peak_mib() -> float:
-    """Highest resident memory so far; ru_maxrss is in KiB on Linux and in bytes on macOS."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from peak_memory import peak_mib
 from step_cost import make_trainer
 from torch import nn
 
@@ -127,7 +127,7 @@ def segment(way: str) -> dict[str, float]:
     tiles = predictor.count_tiles()
     runs = {"SparseUNet3D": predictor.segment, "MONAI": lambda: _monai(network, plan, image, precision)}
     seconds = _seconds(runs[way])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    peak = peak_mib()
     with torch.inference_mode():
         layers = convolutions(network, plan, known=False)
         alone = min(sum(_fastest(layer, size, backward=False) for layer, size in layers) for _ in range(3))
