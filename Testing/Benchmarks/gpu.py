@@ -1,26 +1,30 @@
-"""Speed of training the paper's network on a GPU, and what `auto` reaches there in how many seconds.
+"""Speed of training the paper's network on a GPU, and what `auto` and nnU-Net reach there in how many seconds.
 
-    .venv/bin/python Testing/Benchmarks/gpu.py [--data DATA] [--task tumour] [--seconds 15,30,60,120]
+    .venv/bin/python Testing/Benchmarks/gpu.py [--data DATA] [--task tumour-1] [--seconds 15,30,60,120]
 
 Needs no network connection. A step is one patch of 132x132x116 voxels with three channels through the paper's
 network (Çiçek et al. 2016) in bfloat16, forward, backward and optimiser; its operations are counted by torch. The
-ways of running it take turns. With --data also the IoU of `auto` against wall seconds. --device cpu --patch 92
-tries the same code without a GPU.
+ways of running it take turns. With --data also the IoU against wall seconds, of `auto` and, where the extra
+`benchmark-nnunet` is installed, of nnU-Net v2. --device cpu --patch 92 tries the same code without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from nnunet_peer import nnunet
 from sparse_tasks import TASKS, load_task
 from torch.utils.flop_counter import FlopCounterMode
 
+from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.device import autocast, choose_device, choose_precision, describe_device
 from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, score_segmentation
 from SparseUNet3DLib.events import CollectingReporter
@@ -42,23 +46,25 @@ def main() -> None:
     parser.add_argument("--patch", type=int, help="edge of a cube instead of 132x132x116")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--task", default="tumour", choices=TASKS)
+    parser.add_argument("--task", default="tumour-1", choices=TASKS)
     parser.add_argument("--seconds", default="15,30,60,120")
     args = parser.parse_args()
     device = choose_device(args.device)
     print(f"{describe_device(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}\n")
     step_table(device, (args.patch,) * 3 if args.patch else PAPER_PATCH, args.steps)
     if args.data:
-        iou_table(args.data, args.task, [float(s) for s in args.seconds.split(",")], args.device)
+        iou_table(args.data, args.task, [float(s) for s in args.seconds.split(",")], device)
 
 
 def step_table(device: torch.device, patch: tuple[int, int, int], steps: int) -> None:
     """Milliseconds, TFLOP/s and share of the peak of each way of running a training step."""
     ways = {
-        "contiguous": make_step(device, patch, torch.contiguous_format, compiled=False),
-        "channels last": make_step(device, patch, torch.channels_last_3d, compiled=False),
-        "channels last, torch.compile": make_step(device, patch, torch.channels_last_3d, compiled=True),
+        "contiguous": make_step(device, patch, torch.contiguous_format),
+        "channels last": make_step(device, patch, torch.channels_last_3d),
+        "channels last, torch.compile": make_step(device, patch, torch.channels_last_3d, "default"),
     }
+    if device.type == "cuda":
+        ways["... with CUDA graphs"] = make_step(device, patch, torch.channels_last_3d, "reduce-overhead")
     with FlopCounterMode(display=False) as counter:
         ways["contiguous"]()
     tera = counter.get_total_flops() / 1e12
@@ -80,15 +86,18 @@ def step_table(device: torch.device, patch: tuple[int, int, int], steps: int) ->
 
 
 def make_step(
-    device: torch.device, patch: tuple[int, int, int], layout: torch.memory_format, compiled: bool
+    device: torch.device, patch: tuple[int, int, int], layout: torch.memory_format, compiled: str | None = None
 ) -> Callable[[], None]:
-    """A function that makes one training step of the paper's network on the same patch."""
+    """A function that makes one training step of the paper's network on the same patch.
+
+    ``compiled`` is a mode of ``torch.compile``; None: not compiled.
+    """
     plan = replace(make_plan(preset("paper"), [patch], (1.0, 1.0, 1.0), 3, 4, 2**40), patch_size=patch)
     network = build_network(plan).to(device, memory_format=layout).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.99, fused=device.type == "cuda")
     images = torch.randn(1, 3, *patch, device=device).to(memory_format=layout)
     target = torch.randint(0, 4, (1, *plan.output_size), device=device)
-    forward = torch.compile(network) if compiled else network
+    forward = torch.compile(network, mode=compiled) if compiled else network
     precision = choose_precision(device)
 
     def step() -> None:
@@ -110,17 +119,31 @@ def timed(step: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def iou_table(data: Path, task: str, budgets: list[float], device: str) -> None:
+def iou_table(data: Path, task: str, budgets: list[float], device: torch.device) -> None:
     """IoU on never-annotated voxels after each budget of wall seconds, training and segmenting."""
     case, truth = load_task(TASKS[task], data, "main")
-    print(f"\n| {task}, `auto`: budget, s | wall, s | steps | IoU |\n| --- | --- | --- | --- |")
+    methods = {"`auto`": auto}
+    if importlib.util.find_spec("nnunetv2"):
+        methods["nnU-Net v2"] = nnunet
+    print(f"\n{task}, setting `main`: IoU (wall seconds)\n")
+    print("| budget, s | " + " | ".join(methods) + " |\n| --- |" + " --- |" * len(methods))
     for seconds in budgets:
-        start = time.perf_counter()
-        recipe = replace(preset("balanced"), seconds=seconds)
-        prediction, model = densify(case.volume, case.annotation, recipe, RunOptions(device), CollectingReporter())
-        wall = time.perf_counter() - start
-        scores = score_segmentation(prediction.segmentation, truth, ~case.annotation.annotated, NEVER_ANNOTATED)
-        print(f"| {seconds:g} | {wall:.1f} | {model.record['iterations']} | {scores.mean_iou:.3f} |", flush=True)
+        cells = []
+        for method in methods.values():
+            start = time.perf_counter()
+            labels = method(case, 0, seconds / 60, device.type)
+            wall = time.perf_counter() - start
+            found = replace(truth, labels=labels.astype(np.uint16))
+            scores = score_segmentation(found, truth, ~case.annotation.annotated, NEVER_ANNOTATED)
+            cells.append(f"{scores.mean_iou:.3f} ({wall:.0f})")
+        print(f"| {seconds:g} | " + " | ".join(cells) + " |", flush=True)
+
+
+def auto(case: Case, seed: int, minutes: float, device: str) -> np.ndarray:
+    """This program, with its defaults and a time budget for training and segmenting."""
+    recipe = replace(preset("balanced"), seconds=60 * minutes, seed=seed)
+    prediction, _model = densify(case.volume, case.annotation, recipe, RunOptions(device), CollectingReporter())
+    return prediction.segmentation.labels
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ _DATASET, _CASE = "Dataset001_Sparse", "volume"
 _FOR_PREDICTION = 0.1
 
 
-def nnunet(case: Case, seed: int, minutes: float) -> np.ndarray:
+def nnunet(case: Case, seed: int, minutes: float, device: str = "cpu") -> np.ndarray:
     """Labels (z, y, x) after ``minutes`` for all of it."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
@@ -31,7 +31,7 @@ def nnunet(case: Case, seed: int, minutes: float) -> np.ndarray:
         os.environ["nnUNet_compile"] = "f"  # noqa: SIM112 (its own spelling)
         _write_dataset(case, folders["nnUNet_raw"] / _DATASET)
         plans, dataset = _plan(folders["nnUNet_preprocessed"] / _DATASET)
-        trainer = _train(plans, dataset, seed, started + 60 * minutes * (1 - _FOR_PREDICTION))
+        trainer = _train(plans, dataset, seed, started + 60 * minutes * (1 - _FOR_PREDICTION), device)
         return _predict(trainer, folders["nnUNet_raw"] / _DATASET)
 
 
@@ -73,14 +73,14 @@ def _plan(folder: Path) -> tuple[dict, dict]:
     return tuple(json.loads((folder / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
 
 
-def _train(plans: dict, dataset: dict, seed: int, until: float) -> object:
+def _train(plans: dict, dataset: dict, seed: int, until: float, device: str) -> object:
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     torch.manual_seed(seed)
     np.random.seed(seed)
     os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112
-    trainer = nnUNetTrainer(plans, "3d_fullres", "all", dataset, device=torch.device("cpu"))
+    trainer = nnUNetTrainer(plans, "3d_fullres", "all", dataset, device=torch.device(device))
     trainer.on_train_start()
     trainer.on_train_epoch_start()
     before = time.perf_counter()
@@ -97,12 +97,12 @@ def _train(plans: dict, dataset: dict, seed: int, until: float) -> object:
 
 
 def _predict(trainer: object, folder: Path) -> np.ndarray:
-    import torch
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(
-        tile_step_size=0.5, use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"),
+        tile_step_size=0.5, use_mirroring=False, perform_everything_on_device=trainer.device.type == "cuda",
+        device=trainer.device,
         allow_tqdm=False,
     )
     predictor.manual_initialization(

@@ -30,8 +30,9 @@ def main() -> None:
     with (folder / "results.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["iou"]]
     lines = [
-        line for setting in SETTINGS if (of_setting := [row for row in rows if row["setting"] == setting])
-        for line in table(of_setting, setting)
+        line for setting in SETTINGS for untouched in (False, True)
+        if (chosen := [r for r in rows if r["setting"] == setting and TASKS[r["task"]].untouched == untouched])
+        for line in table(chosen, setting, untouched)
     ]
     print("\n".join(lines))
     plot_minutes(rows, pictures / "iou-minutes.png")
@@ -42,13 +43,14 @@ def main() -> None:
         document.write_text(before + _BEGIN + "\n".join(["", *lines, ""]) + _END + after)
 
 
-def table(rows: list[dict], setting: str) -> list[str]:
+def table(rows: list[dict], setting: str, untouched: bool) -> list[str]:
     """One row per task, one column per method (and budget); the best of each row in bold."""
     columns = [(m, b) for m in METHODS for b in sorted({r["minutes"] for r in rows if r["method"] == m}, key=_number)]
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
     yz, xz, xy = SETTINGS[setting]
+    about = "; volumes by which nothing about this program was chosen" if untouched else ""
     lines = [
-        f"\nSetting `{setting}`: {yz},{xz},{xy} slices (yz, xz, xy)\n",
+        f"\nSetting `{setting}`: {yz},{xz},{xy} slices (yz, xz, xy){about}\n",
         "| task (annotated) | " + " | ".join(f"{m}, {b} min" if b else m for m, b in columns) + " |",
         "| --- |" + " --- |" * len(columns),
     ]

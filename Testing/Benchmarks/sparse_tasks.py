@@ -32,12 +32,15 @@ class SparseTask:
         folder: name of the volume's folder.
         segments: name of each segment to the label values that make it up, as ``parse_codes`` takes them;
             "instances" stands for all labels, "boundary" for the voxels between two of them.
+        untouched: nothing about this program was chosen by how it does on this volume.
     """
 
     folder: str
     segments: dict[str, str]
+    untouched: bool = False
 
 
+_TUMOUR = {"core": "1,3,4", "oedema": "2"}
 TASKS = {
     "spine-ct": SparseTask("spine-ct", {"vertebral body": "49,50", "posterior elements": "41-48"}),
     "spine-mr": SparseTask(
@@ -47,8 +50,9 @@ TASKS = {
     "chest-ct": SparseTask("chest-ct", {"right lung": "5", "left lung": "6", "vertebrae": "2-4", "ribs": "1"}),
     "nuclei": SparseTask("nuclei-1135", {"nucleus": "instances"}),
     "neuron-boundary": SparseTask("neurons-train", {"boundary": "boundary"}),
-    "tumour": SparseTask("tumour-5", {"core": "1,3,4", "oedema": "2"}),
-    "nuclei-small": SparseTask("nuclei-stardist", {"nucleus": "instances"}),
+    "tumour": SparseTask("tumour-5", _TUMOUR),
+    "nuclei-small": SparseTask("nuclei-stardist", {"nucleus": "instances"}, untouched=True),
+    **{f"tumour-{n}": SparseTask(f"tumour-{n}", _TUMOUR, untouched=True) for n in (1, 2, 6)},
 }
 
 
