@@ -27,7 +27,7 @@ from SparseUNet3DLib.trainer import Trainer
 _CHECKPOINT_SECONDS = 20.0
 _STEP_EVENT_SECONDS = 0.25
 #: Validation and previews may each take this share of the time.
-_SIDE_TASK_SHARE = 0.1
+_SIDE_TASK_SHARE = 0.05
 _FIRST_VALIDATION_SECONDS = 5.0
 _MOST_ROLLBACKS = 6
 
@@ -96,6 +96,7 @@ class _Loop:
     """The state of one call of ``run_training`` that is not part of a checkpoint."""
 
     def __init__(self, task: TrainingTask, resume: bool) -> None:
+        started = time.perf_counter()
         self.task = task
         self.task_id = fingerprint(task.cases, task.normalisation)
         checkpoint = None
@@ -118,7 +119,7 @@ class _Loop:
             checkpoint.restore(self.trainer)
         elif task.initial_weights is not None:
             self.trainer.load_weights(task.initial_weights)
-        self.clock = time.perf_counter() - self.trainer.counters.seconds
+        self.clock = started - self.trainer.counters.seconds
         self.snapshots = [self._snapshot()]
         self.fresh_snapshot = True
         self.rollbacks = 0
