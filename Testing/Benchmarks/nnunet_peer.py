@@ -80,7 +80,8 @@ def _train(plans: dict, dataset: dict, seed: int, until: float, device: str) -> 
     torch.manual_seed(seed)
     np.random.seed(seed)
     os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112
-    trainer = nnUNetTrainer(plans, "3d_fullres", "all", dataset, device=torch.device(device))
+    # Its own starting script tells it in the plans whether a run goes on.
+    trainer = nnUNetTrainer(plans | {"continue_training": False}, "3d_fullres", "all", dataset, device=torch.device(device))
     trainer.on_train_start()
     trainer.on_train_epoch_start()
     before = time.perf_counter()
