@@ -10,6 +10,7 @@ import numpy as np
 from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.holding_out import choose_held_out, held_out
+from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DLib.volumes import Volume
 
@@ -56,25 +57,40 @@ def harmonise(cases: Sequence[Case], warn: Callable[[str], None]) -> list[Case]:
     return result
 
 
-def split_held_out(cases: Sequence[Case], planes_per_case: int | None) -> tuple[list[Case], list[Case]]:
-    """Cases to train on, and the same volumes with the planes held out for validation.
+@dataclass(frozen=True)
+class Fold:
+    """What one network learns from, and what it is scored on.
+
+    Attributes:
+        training: cases to train on.
+        validation: those of the same volumes that have planes held out, with these planes only.
+    """
+
+    training: list[Case]
+    validation: list[Case]
+
+
+def make_folds(cases: Sequence[Case], planes_per_case: int | None, number: int = 1) -> list[Fold]:
+    """For each of ``number`` networks, the cases with other planes held out, as long as there are others.
 
     ``planes_per_case`` is the number of planes held out in each volume; None takes those that its annotation
-    names, or else about one in six.
-    Volumes without a held-out plane are left out of the second list.
+    names, for all networks, or else about one in six.
     """
-    training, validation = [], []
-    for case in cases:
-        planes = case.annotation.held_out
-        if planes is None or planes_per_case is not None:
-            planes = choose_held_out(case.annotation, planes_per_case)
-        if not planes:
-            training.append(case)
-            continue
-        kept, withheld = held_out(case.annotation, planes)
-        training.append(replace(case, annotation=kept))
-        validation.append(replace(case, annotation=withheld))
-    return training, validation
+    folds = []
+    before: list[tuple[Plane, ...]] = [()] * len(cases)
+    for _ in range(number):
+        fold = Fold([], [])
+        for n, case in enumerate(cases):
+            planes = case.annotation.held_out
+            if planes is None or planes_per_case is not None:
+                planes = choose_held_out(case.annotation, planes_per_case, before[n])
+            before[n] += planes
+            kept, withheld = held_out(case.annotation, planes) if planes else (case.annotation, None)
+            fold.training.append(replace(case, annotation=kept))
+            if withheld is not None:
+                fold.validation.append(replace(case, annotation=withheld))
+        folds.append(fold)
+    return folds
 
 
 def _with_segments(annotation: SparseAnnotation, segments: dict[str, Segment]) -> SparseAnnotation:

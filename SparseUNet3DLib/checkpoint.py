@@ -23,8 +23,15 @@ KIND = "checkpoint"
 FILE_NAME = "checkpoint.safetensors"
 
 
-def write_checkpoint(path: str | os.PathLike, trainer: Trainer, task: str) -> None:
-    """Write the run's state atomically; ``task`` is what ``fingerprint`` returned.
+def write_checkpoint(
+    path: str | os.PathLike, trainer: Trainer, task: str, finished: Sequence[dict[str, torch.Tensor]] = ()
+) -> None:
+    """Write the run's state atomically.
+
+    Args:
+        trainer: of the present network.
+        task: what ``fingerprint`` returned.
+        finished: weights of the networks that were trained before.
 
     Raises:
         OutputError: the file cannot be written.
@@ -36,7 +43,8 @@ def write_checkpoint(path: str | os.PathLike, trainer: Trainer, task: str) -> No
         "precision": str(trainer.precision).removeprefix("torch."),
         "counters": asdict(trainer.counters),
     }
-    write_tensor_file(path, KIND, header, trainer.state())
+    before = {f"finished{n}.{name}": t for n, weights in enumerate(finished) for name, t in weights.items()}
+    write_tensor_file(path, KIND, header, trainer.state() | before)
 
 
 class Checkpoint:
@@ -55,7 +63,7 @@ class Checkpoint:
             self.plan = Plan.from_dict(header["plan"])
             self.recipe = Recipe.from_dict(header["recipe"])
             self.precision: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[header["precision"]]
-            self._counters = Counters(**header["counters"])
+            self.counters = Counters(**header["counters"])
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise self._damaged() from error
 
@@ -73,6 +81,11 @@ class Checkpoint:
                 "give the ones it was begun with, or --restart to begin anew."
             )
 
+    def finished(self) -> list[dict[str, torch.Tensor]]:
+        """Weights of the networks that were trained before the present one."""
+        prefixes = [f"finished{n}." for n in range(self.counters.member)]
+        return [{n.removeprefix(p): t for n, t in self._state.items() if n.startswith(p)} for p in prefixes]
+
     def restore(self, trainer: Trainer) -> None:
         """Put the state into ``trainer``, which was made with this checkpoint's plan and precision.
 
@@ -83,7 +96,7 @@ class Checkpoint:
             trainer.restore(self._state)
         except (KeyError, RuntimeError, ValueError) as error:
             raise self._damaged() from error
-        trainer.counters = self._counters
+        trainer.counters = self.counters
 
     def _damaged(self) -> InputError:
         return InputError(f"The checkpoint '{self._path}' is damaged; give --restart to begin anew.")

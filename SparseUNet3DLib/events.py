@@ -12,7 +12,8 @@ plan         plan (the network's shape), lines (the same in words), device, memo
              ({volume name: [plane]})
 phase        phase (for example "reading", "training", "segmenting"), fraction (0..1 of this phase)
 step         iteration, iterations (or None), seconds (trained so far), seconds_total (time budget or None),
-             fraction (0..1 of the training), loss, learning_rate, eta_seconds (or None)
+             fraction (0..1 of the training), loss, learning_rate, eta_seconds (or None), network (which one is being
+             trained, from 1), networks (how many the run trains)
 validation   iteration, mean_iou, iou ({segment name: value}), on slices held out of training
 checkpoint   path, iteration
 preview      path, iteration

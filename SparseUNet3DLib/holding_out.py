@@ -66,7 +66,9 @@ def _part(annotation: SparseAnnotation, known: np.ndarray, planes: tuple[Plane, 
     return SparseAnnotation(labels, known, annotation.segments, annotation.geometry, planes)
 
 
-def choose_held_out(annotation: SparseAnnotation, count: int | None = None) -> tuple[Plane, ...]:
+def choose_held_out(
+    annotation: SparseAnnotation, count: int | None = None, before: Sequence[Plane] = ()
+) -> tuple[Plane, ...]:
     """Choose planes for validation, spread over the orientations, that training can do without.
 
     Planes that show structures and lie between others are preferred, and no class is taken from training.
@@ -74,6 +76,7 @@ def choose_held_out(annotation: SparseAnnotation, count: int | None = None) -> t
     Args:
         annotation: with its planes.
         count: how many; None for about one in six, at most six, and none of fewer than five.
+        before: planes that other networks have held out, to be chosen again only when there are no others.
 
     Raises:
         UsageError: ``count`` is negative, or so many planes cannot be held out.
@@ -89,7 +92,9 @@ def choose_held_out(annotation: SparseAnnotation, count: int | None = None) -> t
     chosen: list[Plane] = []
     while len(chosen) < wanted:
         others = [plane for plane in annotation.planes if plane not in chosen]
-        others.sort(key=lambda plane: (not shows[plane], *_preference(plane, annotation.planes, chosen)))
+        others.sort(
+            key=lambda p: (p in before, not shows[p], *_preference(p, annotation.planes, chosen, before))
+        )
         usable = (p for p in others if not _lost_classes(annotation, known_without(annotation, [*chosen, p])))
         plane = next(usable, None) if len(others) > 1 else None
         if plane is None and count is None:
@@ -103,10 +108,11 @@ def choose_held_out(annotation: SparseAnnotation, count: int | None = None) -> t
     return tuple(sorted(chosen))
 
 
-def _preference(plane: Plane, planes: Sequence[Plane], chosen: Sequence[Plane]) -> tuple:
+def _preference(plane: Plane, planes: Sequence[Plane], chosen: Sequence[Plane], before: Sequence[Plane]) -> tuple:
     """Sort key, lowest first: orientations with planes to spare, evenly; then planes far from ends and chosen ones."""
     same = [other for other in planes if other.axis == plane.axis]
     taken = [same.index(other) for other in chosen if other.axis == plane.axis]
+    earlier = sum(other.axis == plane.axis for other in before)
     rank = same.index(plane)
     distance = min([rank, len(same) - 1 - rank, *(abs(rank - other) for other in taken)])
-    return len(same) - len(taken) < 2, len(taken), -len(same), -distance, plane
+    return len(same) - len(taken) < 2, len(taken) + earlier, -len(same), -distance, plane

@@ -11,6 +11,7 @@ from torch import nn
 
 from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.networks.ensemble import split_weights
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan, check_plan
 from SparseUNet3DLib.recipe import NETWORKS, Recipe
@@ -19,7 +20,7 @@ from SparseUNet3DLib.tensor_file import read_tensor_file, write_tensor_file
 
 KIND = "model"
 FORMAT_VERSION = 1
-#: What no plan exceeds: channels or voxels along an axis, levels, voxels of a patch.
+#: What no plan exceeds: channels or voxels along an axis; levels, or networks; voxels of a patch.
 _LARGEST, _MOST_LEVELS, _MOST_VOXELS = 4096, 12, 2**31
 
 
@@ -32,7 +33,7 @@ class Model:
         recipe: how it was trained.
         channels: names and normalisation of the image channels it expects, in order.
         segments: what it segments; class n is ``segments[n - 1]``, class 0 background.
-        weights: the network's parameters and buffers by name.
+        weights: the network's parameters and buffers by name; of several networks, see `networks.ensemble`.
         record: the training record: volumes by name, share annotated, iterations, scores, versions, date.
     """
 
@@ -48,6 +49,11 @@ class Model:
         network = build_network(self.plan)
         network.load_state_dict(self.weights)
         return network.to(device).eval()
+
+    def members(self) -> list[Model]:
+        """A model of each of the networks whose logits are averaged."""
+        single = replace(self.plan, members=1)
+        return [replace(self, plan=single, weights=w) for w in split_weights(self.weights, self.plan.members)]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the model as one ``.safetensors`` file, atomically.
@@ -128,7 +134,7 @@ def load_model(path: str | os.PathLike) -> Model:
 
 
 def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> dict[str, torch.Tensor]:
-    """Weights of ``model`` for a network with other segments: the head's rows follow the segment ids.
+    """Weights of ``model``, a single network, for other segments: the head's rows follow the segment ids.
 
     Rows of segments that ``model`` does not know are the mean of its rows, which decides for no class.
 
@@ -200,10 +206,12 @@ def _check(model: Model) -> None:
 def _check_numbers(plan: Plan) -> None:
     """Refuse what no planner writes: other types, numbers below 1, absurdly large ones."""
     triples = (plan.patch_size, *plan.strides, *plan.kernels)
-    counts = [plan.in_channels, plan.classes, plan.batch_size, *plan.widths, *(n for t in triples for n in t)]
+    counts = [
+        plan.in_channels, plan.classes, plan.batch_size, plan.members, *plan.widths, *(n for t in triples for n in t)
+    ]
     if not all(type(n) is int and 1 <= n <= _LARGEST for n in counts) or any(len(t) != 3 for t in triples):
         raise InputError(f"its plan has sizes that are not three whole numbers, or not between 1 and {_LARGEST}.")
-    if len(plan.widths) > _MOST_LEVELS or math.prod(plan.patch_size) > _MOST_VOXELS:
+    if max(len(plan.widths), plan.members) > _MOST_LEVELS or math.prod(plan.patch_size) > _MOST_VOXELS:
         raise InputError("its plan asks for an absurdly large network.")
     if len(plan.spacing) != 3 or not all(_is_finite(s) and s > 0 for s in plan.spacing):
         raise InputError(f"its plan has the impossible spacing {plan.spacing}.")

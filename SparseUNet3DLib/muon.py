@@ -44,7 +44,8 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         average = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
-        return _as_matrix(torch.lerp(parameter.grad, average, momentum))
+        # In the parameter's own layout, which that of its gradient need not be.
+        return _as_matrix(torch.lerp(parameter.grad, average, momentum, out=torch.empty_like(parameter)))
 
 
 def _as_matrix(kernels: torch.Tensor) -> torch.Tensor:

@@ -50,6 +50,7 @@ class Plan:
         batch_size: patches per step.
         batch_norm: None, or where the statistics come from at test time: "batch", "running", "frozen".
         known_slices: the network has a head that corrects its answer by what annotated slices tell.
+        members: networks of this shape, trained one after another, whose logits are averaged.
     """
 
     network: str
@@ -63,6 +64,7 @@ class Plan:
     batch_size: int
     batch_norm: str | None = None
     known_slices: bool = False
+    members: int = 1
 
     @property
     def margin(self) -> Triple:
@@ -134,8 +136,9 @@ class Plan:
         normalisation = f"batch ({self.batch_norm} statistics)" if self.batch_norm else "instance"
         if self.network != "auto" and not self.batch_norm:
             normalisation = "none"
+        several = f"{self.members} networks" if self.members > 1 else "network"
         return [
-            f"network {self.network}: {self.in_channels} channel(s), {self.classes} classes, "
+            f"{several} {self.network}: {self.in_channels} channel(s), {self.classes} classes, "
             f"{normalisation} normalisation",
             f"levels: {', '.join(levels)} channels (kernel)",
             f"pooling: {', '.join(format_triple(s) for s in self.strides)}",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from SparseUNet3DLib.cases import Case, harmonise, split_held_out
+from SparseUNet3DLib.cases import Case, Fold, harmonise, make_folds
 from SparseUNet3DLib.device import available_memory, choose_device, describe_device
 from SparseUNet3DLib.errors import InputError, MemoryLimitError
 from SparseUNet3DLib.events import Reporter
@@ -24,6 +24,7 @@ from SparseUNet3DLib.plan import (
     override_plan,
     usual_patch_voxels,
 )
+from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.volumes import Volume
 from SparseUNet3DLib.working_spacing import choose_spacing
@@ -56,10 +57,16 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is decided before a training starts; ``--dry-run`` shows it."""
+    """What is decided before a training starts; ``--dry-run`` shows it.
 
-    training: list[Case]
-    validation: list[Case]
+    Attributes:
+        folds: what each network that will be trained learns from.
+        normalisation: of each channel.
+        plan: shape of the networks.
+        device: where they are trained.
+    """
+
+    folds: list[Fold]
     normalisation: tuple[ChannelNormalisation, ...]
     plan: Plan
     device: torch.device
@@ -95,7 +102,7 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     memory = options.memory or available_memory(device)
     if start:
         known_slices = recipe.known_slices and start.plan.network == "auto"
-        plan = fit_to_memory(replace(start.plan, classes=classes, known_slices=known_slices), memory)
+        plan = fit_to_memory(replace(start.plan, classes=classes, known_slices=known_slices, members=1), memory)
         if plan.network != recipe.network:
             warn(f"The model to start from is a '{plan.network}' network, so that '{recipe.network}' does not count.")
     else:
@@ -106,16 +113,25 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     if options.plan:
         plan = override_plan(plan, options.plan)
         _require_memory(plan, memory)
-    training, validation = split_held_out(cases, options.hold_out)
+    folds = make_folds(cases, options.hold_out, recipe.ensemble_size)
+    plan = replace(plan, members=len(folds))
     reporter.emit(
         "plan",
         plan=plan.to_dict(),
         lines=plan.describe(),
         device=describe_device(device),
         memory_bytes=plan.training_bytes(),
-        held_out={c.volume.name: [str(p) for p in c.annotation.planes] for c in validation},
+        held_out=held_out_planes(folds),
     )
-    return Preparation(training, validation, normalisation, plan, device)
+    return Preparation(folds, normalisation, plan, device)
+
+
+def held_out_planes(folds: Sequence[Fold]) -> dict[str, list[str]]:
+    """By name of the volume, the planes that one of the networks does not learn from."""
+    planes: dict[str, set[Plane]] = {}
+    for case in (c for fold in folds for c in fold.validation):
+        planes.setdefault(case.volume.name, set()).update(case.annotation.planes)
+    return {name: [str(p) for p in sorted(found)] for name, found in planes.items()}
 
 
 def _working_spacing(cases: Sequence[Case], recipe: Recipe, patch_voxels: int) -> tuple[float, float, float]:

@@ -14,6 +14,8 @@ _CHOICES = {
     "batch_norm": (None, "batch", "running", "frozen"),
     "precision": ("auto", "float32"),
 }
+#: A longer run trains a further network for each so many seconds, but no more than so many in all.
+_SECONDS_PER_MEMBER, _MOST_MEMBERS = 150.0, 5
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Recipe:
         network: "auto" (planned from the data), "paper" (Çiçek et al. 2016) or "2d" (its slice-wise peer).
         seconds: wall-clock budget; the learning-rate schedule follows it. None: no time limit.
         iterations: number of optimiser steps. None: no limit. One of the two limits must be given.
+        members: networks that a run trains one after another and whose answers are averaged, each with other
+            slices held out. None: one for every ``_SECONDS_PER_MEMBER`` of the budget.
         patience: stop when the held-out IoU has not improved for this fraction of the run. None: never.
         optimizer: "muon" (with AdamW for what is no convolution kernel), "adamw" or "sgd" (Nesterov momentum).
         learning_rate: highest learning rate of the schedule.
@@ -91,6 +95,7 @@ class Recipe:
     network: str = "auto"
     seconds: float | None = 240.0
     iterations: int | None = None
+    members: int | None = None
     patience: float | None = None
     optimizer: str = "muon"
     learning_rate: float = 0.03
@@ -119,12 +124,20 @@ class Recipe:
                 raise UsageError(f"Unknown {name.replace('_', ' ')} '{getattr(self, name)}'; choose one of {known}.")
         if self.seconds is None and self.iterations is None:
             raise UsageError("Training needs an end: give a time budget (minutes) or a number of iterations.")
-        for name in ("seconds", "iterations"):
+        for name in ("seconds", "iterations", "members"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"The number of {name} must be above 0, not {value}.")
         if not set(self.augmentation.mirror) <= {"x", "y", "z"}:
             raise UsageError(f"Mirror axes are x, y and z, not '{''.join(self.augmentation.mirror)}'.")
+
+    @property
+    def ensemble_size(self) -> int:
+        """How many networks a run trains."""
+        if self.members is not None:
+            return self.members
+        seconds = self.seconds or 0.0
+        return min(_MOST_MEMBERS, max(1, int(seconds // _SECONDS_PER_MEMBER)))
 
     def to_dict(self) -> dict:
         """As plain values, for a model file's header."""
@@ -158,6 +171,7 @@ PRESETS: dict[str, Recipe] = {
         _BALANCED,
         name="paper",
         network="paper",
+        members=1,
         seconds=None,
         iterations=70_000,
         optimizer="sgd",

@@ -144,6 +144,8 @@ class TerminalReporter:
         # Rounded down: 100% is for what is finished.
         percent = int(100 * state["fraction"] + ROUNDING)
         parts = {"phase": f"{self._phase[:1].upper()}{self._phase[1:]} {percent}%"}
+        if state.get("networks", 1) > 1:
+            parts["network"] = f"network {state['network']}/{state['networks']}"
         if "iteration" in state:
             total = "" if state["iterations"] is None else f"/{state['iterations']}"
             parts["step"] = f"step {state['iteration']}{total}"
@@ -152,7 +154,7 @@ class TerminalReporter:
             parts["iou"] = f"held-out IoU {self._mean_iou:.3f}"
         if state["eta"] is not None and state["fraction"] < 1:
             parts["eta"] = f"{format_duration(state['eta'])} left"
-        for least in ("step", "loss", "iou", "eta"):
+        for least in ("step", "loss", "network", "iou", "eta"):
             if len("  ".join(parts.values())) <= width:
                 break
             parts.pop(least, None)

@@ -21,6 +21,8 @@ _LONGEST_GRADIENT = 12.0
 _WARM_UP = 0.1
 #: Iterations between the learning-rate steps of Caffe networks derived from the paper's.
 _STEP_ITERATIONS = 20_000
+#: Between the seeds of a run's networks, so that they are not those of the runs with the next seeds.
+_SEEDS_APART = 10_007
 
 
 @dataclass
@@ -28,37 +30,63 @@ class Counters:
     """What a run counts.
 
     Attributes:
-        iteration: optimiser steps done.
+        iteration: optimiser steps done, of all networks that the run trains.
         seconds: training time so far, over all sessions of a resumed run.
         rate_factor: halved each time that training diverged.
         history: (iteration, seconds, loss) and validation results, for curves and the training record.
+        member: the network that is being trained, from 0.
+        first_iteration: steps that were done before this network.
+        first_seconds: training time before this network.
+        held_out_iou: of each network before this one, on the slices held out of its training.
     """
 
     iteration: int = 0
     seconds: float = 0.0
     rate_factor: float = 1.0
     history: list[dict] = field(default_factory=list)
+    member: int = 0
+    first_iteration: int = 0
+    first_seconds: float = 0.0
+    held_out_iou: list[dict[str, float | None] | None] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the present network."""
+        return self.iteration - self.first_iteration
+
+    def begin_member(self) -> None:
+        """Count the next network's training from here."""
+        self.member += 1
+        self.first_iteration, self.first_seconds, self.rate_factor = self.iteration, self.seconds, 1.0
 
 
 class Trainer:
     """Trains one network; ``state`` and ``restore`` make a run continue bit by bit."""
 
     def __init__(
-        self, plan: Plan, recipe: Recipe, sampler: PatchSampler, device: torch.device, precision: torch.dtype
+        self,
+        plan: Plan,
+        recipe: Recipe,
+        sampler: PatchSampler,
+        device: torch.device,
+        precision: torch.dtype,
+        counters: Counters | None = None,
     ) -> None:
+        """``counters`` are those of a run that has trained other networks before."""
         self.plan, self.recipe, self.sampler = plan, recipe, sampler
         self.device, self.precision = device, precision
-        self.counters = Counters()
+        self.counters = counters or Counters()
+        seed = recipe.seed + _SEEDS_APART * self.counters.member
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
+            torch.manual_seed(seed)
             network = build_network(plan)
         self.network: nn.Module = network.to(device, memory_format=memory_format(device))
         self.average = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
         self.optimizers = _make_optimizers(self.network, recipe)
-        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.generator = torch.Generator().manual_seed(seed)
 
     def step(self, fraction: float) -> float:
-        """One optimiser step at ``fraction`` (0..1) of the run; the loss.
+        """One optimiser step at ``fraction`` (0..1) of the network's training; the loss.
 
         NaN or infinity says that the loss or its gradient is not finite; then no weight was changed, but
         the random numbers, and statistics of batch normalisation, were.
@@ -101,10 +129,10 @@ class Trainer:
     def augmentation_strength(self) -> float:
         """Strength of the augmentation (0..1) at the present step."""
         first = self.recipe.first_augmentation
-        return first + (1 - first) * min(1.0, self.counters.iteration / self.recipe.augmentation_steps) ** 2
+        return first + (1 - first) * min(1.0, self.counters.steps / self.recipe.augmentation_steps) ** 2
 
     def learning_rate(self, fraction: float) -> float:
-        """Learning rate at ``fraction`` (0..1) of the run."""
+        """Learning rate at ``fraction`` (0..1) of the network's training."""
         rate = self.recipe.learning_rate * self.counters.rate_factor
         if self.recipe.schedule == "steps":
             return rate * 0.1 ** (self.counters.iteration // _STEP_ITERATIONS)
@@ -113,7 +141,7 @@ class Trainer:
         return rate * max(1e-3, 0.5 * (1 + math.cos(math.pi * (fraction - _WARM_UP) / (1 - _WARM_UP))))
 
     def class_weights(self, fraction: float) -> torch.Tensor:
-        """(classes,) weights of the cross-entropy at ``fraction`` (0..1) of the run."""
+        """(classes,) weights of the cross-entropy at ``fraction`` (0..1) of the network's training."""
         first, last = self.recipe.class_balance, self.recipe.final_class_balance
         return class_weights(self.sampler.class_counts, first + (last - first) * fraction).to(self.device)
 
@@ -157,7 +185,7 @@ class Trainer:
     def _update_average(self) -> None:
         if not self.recipe.ema_decay:
             return
-        step = self.counters.iteration
+        step = self.counters.steps
         # Early on the average follows quickly, so that random first weights do not linger in it.
         decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
         for name, value in self.network.state_dict().items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,13 +16,14 @@ from SparseUNet3DLib.device import choose_precision, memory_format
 from SparseUNet3DLib.errors import DivergenceError, Interrupted, UsageError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.networks.ensemble import join_weights
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 from SparseUNet3DLib.plan import Plan, format_triple
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.sampling import PatchSampler
 from SparseUNet3DLib.stopping import StopRequest
-from SparseUNet3DLib.trainer import Trainer
+from SparseUNet3DLib.trainer import Counters, Trainer
 
 _CHECKPOINT_SECONDS = 20.0
 _STEP_EVENT_SECONDS = 0.25
@@ -30,42 +31,58 @@ _STEP_EVENT_SECONDS = 0.25
 _SIDE_TASK_SHARE = 0.05
 _FIRST_VALIDATION_SECONDS = 5.0
 _MOST_ROLLBACKS = 6
+#: A network stopped before this fraction of its training is left out, if others are finished.
+_LEARNT_FRACTION = 0.5
+
+
+@dataclass
+class TrainingFold:
+    """What one of a run's networks learns from.
+
+    Attributes:
+        cases: volumes with the annotation to train on.
+        validate: given a network, the IoU of each segment on held-out planes; None where none are held out.
+    """
+
+    cases: Sequence[Case]
+    validate: Callable[[nn.Module, Plan, torch.dtype], dict[str, float | None]] | None = None
 
 
 @dataclass
 class TrainingTask:
-    """What to train on, and with whom to talk meanwhile.
+    """What to train, and with whom to talk meanwhile.
 
     Attributes:
-        cases: volumes with the annotation to train on.
+        folds: one for each network; they are trained one after another, and share the time evenly.
         normalisation: of each channel.
-        plan: shape of the network.
+        plan: shape of the networks.
         recipe: how to train.
         device: where.
         reporter: receives plan, step, validation, checkpoint and warning events.
         stop: asked after every step.
-        validate: given a network, the IoU of each segment on held-out planes; None where none are held out.
         preview: given a network and the iteration, shows how things stand; None where nobody looks.
         folder: where checkpoints go; None: none are written.
-        initial_weights: weights to start from; None: random ones.
+        initial_weights: weights to start from, of one or several networks; none: random ones.
     """
 
-    cases: Sequence[Case]
+    folds: Sequence[TrainingFold]
     normalisation: Sequence[ChannelNormalisation]
     plan: Plan
     recipe: Recipe
     device: torch.device
     reporter: Reporter
     stop: StopRequest
-    validate: Callable[[nn.Module, Plan, torch.dtype], dict[str, float | None]] | None = None
     preview: Callable[[nn.Module, Plan, torch.dtype, int], None] | None = None
     folder: Path | None = None
-    initial_weights: dict[str, torch.Tensor] | None = None
+    initial_weights: Sequence[dict[str, torch.Tensor]] = ()
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of it: the weights to use, the plan they fit, and what the record wants to know."""
+    """What came of it: the weights to use, the plan they fit, and what the record wants to know.
+
+    ``held_out_iou`` is the mean over the networks, each on the slices that it did not learn from.
+    """
 
     weights: dict[str, torch.Tensor]
     plan: Plan
@@ -98,41 +115,57 @@ class _Loop:
     def __init__(self, task: TrainingTask, resume: bool) -> None:
         started = time.perf_counter()
         self.task = task
-        self.task_id = fingerprint(task.cases, task.normalisation)
-        checkpoint = None
-        if resume:
-            if task.folder is None:
-                raise UsageError("To resume a run, name the folder with its checkpoint.")
-            checkpoint = Checkpoint(task.folder / FILE_NAME)
-            checkpoint.require_task(self.task_id, task.recipe)
-            if checkpoint.plan != task.plan:
-                task.reporter.emit(
-                    "warning",
-                    message=f"Going on as the run was, with {checkpoint.plan.batch_size} patch(es) of "
-                    f"{format_triple(checkpoint.plan.patch_size)} voxels per step; the present plan does not count.",
-                )
-        plan = checkpoint.plan if checkpoint else task.plan
+        self.task_id = fingerprint(task.folds[0].cases, task.normalisation)
+        checkpoint = self._read_checkpoint() if resume else None
+        plan = checkpoint.plan if checkpoint else replace(task.plan, members=1)
         # The precision is part of the checkpoint: a self-test might decide otherwise the next time.
         precision = checkpoint.precision if checkpoint else choose_precision(task.device, task.recipe.precision)
-        self.trainer = self._make_trainer(plan, precision)
+        counters = checkpoint.counters if checkpoint else Counters()
+        self.members = max(len(task.folds), counters.member + 1)
+        self.finished = checkpoint.finished() if checkpoint else []
+        self.trainer = self._make_trainer(plan, precision, counters)
         if checkpoint:
             checkpoint.restore(self.trainer)
-        elif task.initial_weights is not None:
-            self.trainer.load_weights(task.initial_weights)
-        self.clock = started - self.trainer.counters.seconds
+        self.clock = started - counters.seconds
+        self.last_checkpoint = self.last_event = -float("inf")
+        self.next_preview = self._seconds() + _FIRST_VALIDATION_SECONDS
+        self._begin_member()
+
+    def _read_checkpoint(self) -> Checkpoint:
+        task = self.task
+        if task.folder is None:
+            raise UsageError("To resume a run, name the folder with its checkpoint.")
+        checkpoint = Checkpoint(task.folder / FILE_NAME)
+        checkpoint.require_task(self.task_id, task.recipe)
+        if checkpoint.plan != replace(task.plan, members=1):
+            task.reporter.emit(
+                "warning",
+                message=f"Going on as the run was, with {checkpoint.plan.batch_size} patch(es) of "
+                f"{format_triple(checkpoint.plan.patch_size)} voxels per step; the present plan does not count.",
+            )
+        return checkpoint
+
+    def _begin_member(self) -> None:
         self.snapshots = [self._snapshot()]
         self.fresh_snapshot = True
         self.rollbacks = 0
-        self.last_checkpoint = self.last_event = -float("inf")
-        self.next_validation = self.next_preview = self._seconds() + _FIRST_VALIDATION_SECONDS
+        self.next_validation = self._seconds() + _FIRST_VALIDATION_SECONDS
         self.best_iou, self.best_fraction = -1.0, 0.0
         self.held_out_iou: dict[str, float | None] | None = None
 
     def run(self) -> TrainingResult:
         """Steps until the end."""
-        trainer = self.trainer
-        if trainer.counters.iteration == 0:
+        if self.trainer.counters.iteration == 0:
             self._save()  # a run killed before its first checkpoint resumes as well
+        while self._train_member() and self.trainer.counters.member + 1 < self.members:
+            self._validate()
+            self._next_member()
+        self._save()
+        self._validate()
+        return self._result()
+
+    def _train_member(self) -> bool:
+        """Steps until the present network's end; False where it was asked to finish before."""
         while not self._at_end():
             self._guarded_step()
             self._side_tasks()
@@ -141,20 +174,36 @@ class _Loop:
                 self._save()
                 raise Interrupted(self._stopped_message())
             if wanted == "finish":
-                break
-        self._save()
-        self._validate()
-        counters = self.trainer.counters
+                return False
+        return True
+
+    def _next_member(self) -> None:
+        trainer, counters = self.trainer, self.trainer.counters
+        self.finished.append(trainer.weights())
+        counters.held_out_iou.append(self.held_out_iou)
+        counters.begin_member()
+        self.trainer = self._make_trainer(trainer.plan, trainer.precision, counters)
+        self._begin_member()
+
+    def _result(self) -> TrainingResult:
+        trainer, counters = self.trainer, self.trainer.counters
+        networks, ious = [*self.finished, trainer.weights()], [*counters.held_out_iou, self.held_out_iou]
+        if self.finished and not self._has_learnt():  # stopped early
+            networks, ious = networks[:-1], ious[:-1]
         return TrainingResult(
-            self.trainer.weights(), self.trainer.plan, self.trainer.precision, counters.iteration, counters.seconds,
-            counters.history, self.held_out_iou,
+            join_weights(networks), replace(trainer.plan, members=len(networks)), trainer.precision,
+            counters.iteration, counters.seconds, counters.history, _mean_iou([i for i in ious if i is not None]),
         )
+
+    def _has_learnt(self) -> bool:
+        """Whether the present network is far enough to be of use beside finished ones."""
+        return self._member_fraction() >= _LEARNT_FRACTION
 
     # -- one step ------------------------------------------------------------------------------------
 
     def _guarded_step(self) -> None:
         try:
-            loss = self.trainer.step(self._fraction())
+            loss = self.trainer.step(self._member_fraction())
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -178,9 +227,9 @@ class _Loop:
         self.trainer = None  # type: ignore[assignment]  # its memory is needed for the next one
         if self.task.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.trainer = self._make_trainer(plan, choose_precision(self.task.device, self.task.recipe.precision))
+        precision = choose_precision(self.task.device, self.task.recipe.precision)
+        self.trainer = self._make_trainer(plan, precision, counters)
         self.trainer.restore(state)
-        self.trainer.counters = counters
 
     def _roll_back(self) -> None:
         """Return to the last good state with half the learning rate; twice in a row, to the one before it."""
@@ -210,13 +259,13 @@ class _Loop:
         now = self._seconds()
         if now - self.last_checkpoint >= _CHECKPOINT_SECONDS:
             self._save()
-        if self.task.validate is not None and now >= self.next_validation:
+        if self._fold().validate is not None and now >= self.next_validation:
             self._validate()
             self.next_validation = self._seconds() + (self._seconds() - now) / _SIDE_TASK_SHARE
         now = self._seconds()
         if self.task.preview is not None and now >= self.next_preview:
             trainer = self.trainer
-            self.task.preview(self._averaged_network(), trainer.plan, trainer.precision, trainer.counters.iteration)
+            self.task.preview(self._present_answer(), trainer.plan, trainer.precision, trainer.counters.iteration)
             self.next_preview = self._seconds() + (self._seconds() - now) / _SIDE_TASK_SHARE
 
     def _save(self) -> None:
@@ -226,14 +275,14 @@ class _Loop:
         if self.task.folder is None:
             return
         path = self.task.folder / FILE_NAME
-        write_checkpoint(path, self.trainer, self.task_id)
+        write_checkpoint(path, self.trainer, self.task_id, self.finished)
         self.task.reporter.emit("checkpoint", path=str(path), iteration=self.trainer.counters.iteration)
 
     def _validate(self) -> None:
-        if self.task.validate is None:
+        trainer, validate = self.trainer, self._fold().validate
+        if validate is None:
             return
-        trainer = self.trainer
-        iou = self.task.validate(self._averaged_network(), trainer.plan, trainer.precision)
+        iou = validate(self._load(trainer.weights()), trainer.plan, trainer.precision)
         known = [v for v in iou.values() if v is not None]
         mean = sum(known) / len(known) if known else None
         self.held_out_iou = iou
@@ -243,7 +292,7 @@ class _Loop:
         )
         self.task.reporter.emit("validation", iteration=iteration, mean_iou=mean, iou=iou)
         if mean is not None and mean > self.best_iou:
-            self.best_iou, self.best_fraction = mean, self._fraction()
+            self.best_iou, self.best_fraction = mean, self._member_fraction()
 
     def _report_step(self, loss: float) -> None:
         counters, recipe = self.trainer.counters, self.task.recipe
@@ -264,22 +313,38 @@ class _Loop:
             seconds_total=recipe.seconds,
             fraction=fraction,
             loss=loss,
-            learning_rate=self.trainer.learning_rate(fraction),
+            learning_rate=self.trainer.learning_rate(self._member_fraction()),
+            network=counters.member + 1,
+            networks=self.members,
             eta_seconds=counters.seconds * (1 - fraction) / fraction if fraction > 0 else None,
         )
 
     # -- helpers -------------------------------------------------------------------------------------
 
-    def _make_trainer(self, plan: Plan, precision: torch.dtype) -> Trainer:
+    def _make_trainer(self, plan: Plan, precision: torch.dtype, counters: Counters) -> Trainer:
         task = self.task
-        sampler = PatchSampler(task.cases, task.normalisation, plan, task.recipe, task.device)
-        return Trainer(plan, task.recipe, sampler, task.device, precision)
+        cases = self._fold(counters.member).cases
+        sampler = PatchSampler(cases, task.normalisation, plan, task.recipe, task.device)
+        trainer = Trainer(plan, task.recipe, sampler, task.device, precision, counters)
+        if task.initial_weights:
+            trainer.load_weights(task.initial_weights[counters.member % len(task.initial_weights)])
+        return trainer
 
-    def _averaged_network(self) -> nn.Module:
-        """A second network with the weights to use, in inference mode."""
-        network = build_network(self.trainer.plan)
-        network.load_state_dict(self.trainer.weights())
+    def _fold(self, member: int | None = None) -> TrainingFold:
+        """What the present network, or another, learns from; a run resumed with less time has fewer."""
+        member = self.trainer.counters.member if member is None else member
+        return self.task.folds[member % len(self.task.folds)]
+
+    def _load(self, weights: dict[str, torch.Tensor], members: int = 1) -> nn.Module:
+        """Another network, or several in one, with these weights, in inference mode."""
+        network = build_network(replace(self.trainer.plan, members=members))
+        network.load_state_dict(weights)
         return network.to(self.task.device, memory_format=memory_format(self.task.device)).eval()
+
+    def _present_answer(self) -> nn.Module:
+        """What the run would come to if it was stopped now."""
+        result = self._result()
+        return self._load(result.weights, result.plan.members)
 
     def _snapshot(self) -> tuple[dict[str, torch.Tensor], int, float]:
         return self.trainer.state(), self.trainer.counters.iteration, self.trainer.counters.rate_factor
@@ -289,16 +354,37 @@ class _Loop:
 
     def _fraction(self) -> float:
         """How much of the run is over, 0..1, by whichever limit comes first."""
+        return self._share_over(0.0, 0, 1)
+
+    def _member_fraction(self) -> float:
+        """How much of the present network's training is over, 0..1; what is left of the run is shared evenly."""
+        counters = self.trainer.counters
+        return self._share_over(counters.first_seconds, counters.first_iteration, self.members - counters.member)
+
+    def _share_over(self, seconds: float, iteration: int, parts: int) -> float:
+        """How much is over of the first of ``parts`` between ``seconds`` or ``iteration`` and the end of the run."""
         recipe, counters = self.task.recipe, self.trainer.counters
-        by_time = counters.seconds / recipe.seconds if recipe.seconds else 0.0
-        by_steps = counters.iteration / recipe.iterations if recipe.iterations else 0.0
-        return min(1.0, max(by_time, by_steps))
+        shares = [0.0]
+        for now, before, limit in (
+            (counters.seconds, seconds, recipe.seconds), (counters.iteration, iteration, recipe.iterations)
+        ):
+            if limit is not None:
+                shares.append(parts * (now - before) / (limit - before) if limit > before else 1.0)
+        return min(1.0, max(shares))
 
     def _at_end(self) -> bool:
-        fraction, patience = self._fraction(), self.task.recipe.patience
+        fraction, patience = self._member_fraction(), self.task.recipe.patience
         plateau = patience is not None and self.best_iou >= 0 and fraction - self.best_fraction > patience
         return fraction >= 1.0 or plateau
 
     def _stopped_message(self) -> str:
         where = f"; the checkpoint is in '{self.task.folder}', go on with --resume" if self.task.folder else ""
         return f"Stopped as asked after {self.trainer.counters.iteration} iterations{where}."
+
+
+def _mean_iou(ious: Sequence[dict[str, float | None]]) -> dict[str, float | None] | None:
+    """The mean IoU of each segment over the networks that have one; None where nothing was held out."""
+    if not ious:
+        return None
+    values = {name: [i[name] for i in ious if i[name] is not None] for name in ious[0]}
+    return {name: sum(v) / len(v) if v else None for name, v in values.items()}

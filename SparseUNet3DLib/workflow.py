@@ -22,7 +22,7 @@ import torch
 
 import SparseUNet3DLib
 from SparseUNet3DLib.annotation import SparseAnnotation
-from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.cases import Case, Fold
 from SparseUNet3DLib.device import (
     available_memory,
     choose_device,
@@ -38,13 +38,13 @@ from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.plan import Plan
-from SparseUNet3DLib.preparation import Preparation, RunOptions, prepare
+from SparseUNet3DLib.preparation import Preparation, RunOptions, held_out_planes, prepare
 from SparseUNet3DLib.recipe import PRESETS, Recipe
 from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.tiles import larger_tiles
-from SparseUNet3DLib.training import TrainingResult, TrainingTask, run_training
+from SparseUNet3DLib.training import TrainingFold, TrainingResult, TrainingTask, run_training
 from SparseUNet3DLib.validation import HeldOutValidation
 from SparseUNet3DLib.volumes import Volume
 
@@ -173,22 +173,27 @@ def densify(
 
 
 def _confusion(prepared: Preparation, model: Model, prediction: Prediction) -> np.ndarray:
-    labels = prediction.segmentation.labels
-    if not prepared.validation:
-        return np.zeros(labels.shape, np.uint8)
-    if model.plan.known_slices:  # the prediction has taken notice of the held-out slices, too
-        network = model.network(prepared.device).to(memory_format=memory_format(prepared.device))
-        precision = choose_precision(prepared.device, model.recipe.precision)
-        labels = _validation(prepared).segment(network, model.plan, precision)[0]
-    truth = prepared.validation[0].annotation
-    return confusion(labels, truth.labels, truth.annotated)
+    """Where each network is right and wrong on the slices that it did not learn from."""
+    total = np.zeros(prediction.segmentation.labels.shape, np.uint8)
+    for fold, member in zip(prepared.folds, model.members(), strict=False):  # a run may be stopped before the last
+        if not fold.validation:
+            continue
+        labels = prediction.segmentation.labels
+        if model.plan.known_slices or model.plan.members > 1:  # else made with what was held out
+            network = member.network(prepared.device).to(memory_format=memory_format(prepared.device))
+            precision = choose_precision(prepared.device, model.recipe.precision)
+            labels = _validation(prepared, fold).segment(network, member.plan, precision)[0]
+        truth = fold.validation[0].annotation
+        found = confusion(labels, truth.labels, truth.annotated)
+        total[truth.annotated] = found[truth.annotated]
+    return total
 
 
-def _validation(prepared: Preparation) -> HeldOutValidation:
+def _validation(prepared: Preparation, fold: Fold) -> HeldOutValidation:
     """Scores on the held-out planes, of which the network knows nothing but the other planes."""
-    kept = {id(c.volume): c.annotation for c in prepared.training}
-    known = [KnownSlices.for_plan(kept[id(c.volume)], prepared.plan, prepared.device) for c in prepared.validation]
-    return HeldOutValidation(prepared.validation, known, prepared.normalisation, prepared.device)
+    kept = {id(c.volume): c.annotation for c in fold.training}
+    known = [KnownSlices.for_plan(kept[id(c.volume)], prepared.plan, prepared.device) for c in fold.validation]
+    return HeldOutValidation(fold.validation, known, prepared.normalisation, prepared.device)
 
 
 def _segmenting(reporter: Reporter, stop: StopRequest) -> Callable[[float], None]:
@@ -210,21 +215,21 @@ def _segmenting(reporter: Reporter, stop: StopRequest) -> Callable[[float], None
 def _train(
     prepared: Preparation, recipe: Recipe, options: RunOptions, reporter: Reporter, stop: StopRequest
 ) -> Model:
-    segments = prepared.training[0].annotation.segments
+    segments = prepared.folds[0].training[0].annotation.segments
     start = options.start_from
+    single = replace(prepared.plan, members=1)
     result = run_training(
         TrainingTask(
-            prepared.training,
+            [TrainingFold(f.training, _validation(prepared, f) if f.validation else None) for f in prepared.folds],
             prepared.normalisation,
             prepared.plan,
             recipe,
             prepared.device,
             reporter,
             stop,
-            _validation(prepared) if prepared.validation else None,
             _preview_writer(prepared, recipe, options.preview, reporter) if options.preview else None,
             options.folder,
-            adapt_weights(start, prepared.plan, segments) if start else None,
+            [adapt_weights(m, single, segments) for m in start.members()] if start else [],
         ),
         options.resume,
     )
@@ -242,13 +247,13 @@ def _record(prepared: Preparation, result: TrainingResult, start: Model | None) 
                 "spacing": list(c.volume.geometry.array_spacing),
                 "annotated": float(c.annotation.annotated.mean()),
             }
-            for c in prepared.training
+            for c in prepared.folds[0].training
         ],
         "iterations": result.iterations,
         "seconds": round(result.seconds, 1),
         "device": describe_device(prepared.device),
         "precision": str(result.precision).removeprefix("torch."),
-        "held_out_planes": {c.volume.name: [str(p) for p in c.annotation.planes] for c in prepared.validation},
+        "held_out_planes": held_out_planes(prepared.folds),
         "held_out_iou": result.held_out_iou,
         "history": result.history,
         "started_from": start.record.get("date") if start else None,
@@ -267,7 +272,7 @@ def _preview_writer(
     prepared: Preparation, recipe: Recipe, path: Path, reporter: Reporter
 ) -> Callable[[torch.nn.Module, Plan, torch.dtype, int], None]:
     """A function that segments the first volume as well as can be done quickly, and writes it to ``path``."""
-    case = prepared.training[0]
+    case = prepared.folds[0].training[0]
 
     def write(network: torch.nn.Module, plan: Plan, precision: torch.dtype, iteration: int) -> None:
         predictor = Predictor(
@@ -292,21 +297,22 @@ def _seconds_to_segment(
 ) -> float:
     """Time of what follows training, measured with an untrained network: the volume, and the held-out slices twice."""
     started = time.perf_counter()
+    fold = prepared.folds[0]
     network = build_network(prepared.plan).to(prepared.device, memory_format=memory_format(prepared.device))
     predictor = Predictor(
         network, replace(prepared.plan, batch_norm=None if prepared.plan.batch_norm == "frozen"
                          else prepared.plan.batch_norm),
         prepared.normalisation, volume.array, volume.geometry.array_spacing, prepared.device,
         choose_precision(prepared.device, recipe.precision), settings or InferenceSettings(),
-        known=KnownSlices.for_plan(prepared.training[0].annotation, prepared.plan, prepared.device),
+        known=KnownSlices.for_plan(fold.training[0].annotation, prepared.plan, prepared.device),
     )
     to_prepare = time.perf_counter() - started
-    held_out = sum(len(c.annotation.planes) for c in prepared.validation)
+    held_out = sum(len(c.annotation.planes) for c in fold.validation)
     # A slice through the tiles shows about so many of them.
     tiles_of_a_slice = predictor.count_tiles() ** (2 / 3)
     # The held-out slices are segmented for their IoU at the end, and for the map of what is right and wrong on them.
     to_score = 2 * held_out * tiles_of_a_slice * predictor.seconds_per_tile()
-    return (2 if held_out else 1) * to_prepare + predictor.seconds_to_segment() + to_score
+    return (1 + prepared.plan.members if held_out else 1) * to_prepare + predictor.seconds_to_segment() + to_score
 
 
 def _known_slices(known: SparseAnnotation | None, model: Model, device: torch.device) -> KnownSlices | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from SparseUNet3DLib.networks.auto import AutoUNet
+from SparseUNet3DLib.networks.ensemble import Ensemble
 from SparseUNet3DLib.networks.paper import PaperUNet
 from SparseUNet3DLib.plan import Plan
 
@@ -13,8 +16,10 @@ def build_network(plan: Plan) -> nn.Module:
     """Network of ``plan``: (b, c, z, y, x) float images to (b, classes, z', y', x') logits.
 
     One with a plan for known slices, given their channels (b, classes, z, y, x) besides, returns its logits
-    from the image alone and those corrected by the slices.
+    from the image alone and those corrected by the slices. A plan for several members gives an ``Ensemble``.
     """
+    if plan.members > 1:
+        return Ensemble([build_network(replace(plan, members=1)) for _ in range(plan.members)])
     if plan.network == "auto":
         return AutoUNet(
             plan.in_channels, plan.classes, plan.strides, plan.kernels, plan.widths, plan.batch_norm, plan.known_slices

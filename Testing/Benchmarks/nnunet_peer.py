@@ -81,7 +81,8 @@ def _train(plans: dict, dataset: dict, seed: int, until: float, device: str) -> 
     np.random.seed(seed)
     os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112
     # Its own starting script tells it in the plans whether a run goes on.
-    trainer = nnUNetTrainer(plans | {"continue_training": False}, "3d_fullres", "all", dataset, device=torch.device(device))
+    plans = plans | {"continue_training": False}
+    trainer = nnUNetTrainer(plans, "3d_fullres", "all", dataset, device=torch.device(device))
     trainer.on_train_start()
     trainer.on_train_epoch_start()
     before = time.perf_counter()

@@ -70,7 +70,7 @@ def make_trainer(shape: tuple[int, int, int], spacing: tuple[float, float, float
     annotation = from_planes(Segmentation(ball.astype(np.uint16), (Segment("ball", "ball"),), geometry), planes)
     recipe, device = preset("balanced"), torch.device("cpu")
     prepared = prepare([Case(volume, annotation)], recipe, RunOptions("cpu", hold_out=0), CollectingReporter())
-    sampler = PatchSampler(prepared.training, prepared.normalisation, prepared.plan, recipe, device)
+    sampler = PatchSampler(prepared.folds[0].training, prepared.normalisation, prepared.plan, recipe, device)
     return Trainer(prepared.plan, recipe, sampler, device, choose_precision(device))
 
 

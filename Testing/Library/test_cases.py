@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from volumes_for_tests import make_case
 
 from SparseUNet3DLib.annotation import SparseAnnotation
-from SparseUNet3DLib.cases import Case, harmonise, split_held_out
+from SparseUNet3DLib.cases import Case, harmonise, make_folds
 from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.plane_detection import Plane
@@ -138,16 +138,16 @@ def test_nothing_held_out_is_trained_on(planes: set[Plane], scribbled: bool, cou
     extra = np.random.default_rng(1).random(SHAPE) < (0.1 if scribbled else 0)
     case = make_case(np.zeros(SHAPE, np.float32), extra, labels, planes=planes, names=("a", "b"))
     try:
-        training, validation = split_held_out([case], count)
+        (fold,) = make_folds([case], count)
     except UsageError:
         assert count and len(planes) <= count + 1  # too few planes to give so many away
         return
-    (trained,) = training
-    assert len(validation) == (0 if count == 0 or not validation else 1)
-    if not validation:
-        assert trained is case
+    (trained,) = fold.training
+    assert len(fold.validation) == (0 if count == 0 or not fold.validation else 1)
+    if not fold.validation:
+        assert trained.annotation is case.annotation
         return
-    (checked,) = validation
+    (checked,) = fold.validation
     kept, withheld = trained.annotation, checked.annotation
     assert trained.volume is checked.volume is case.volume
     # No voxel is in both, and none is lost but where the held-out planes are crossed.
@@ -171,16 +171,41 @@ def test_one_plane_in_six_is_held_out_by_itself_and_none_of_four():
     few = tuple(Plane(0, n) for n in (2, 6, 10, 14))
     many = tuple(Plane(0, n) for n in range(1, 19))
     for planes, expected in ((few, 0), (many, 3)):
-        training, validation = split_held_out([case_of(labels, ("a",), planes=planes)], None)
-        assert len(training) == 1
-        assert sum(len(c.annotation.planes) for c in validation) == expected
+        (fold,) = make_folds([case_of(labels, ("a",), planes=planes)], None)
+        assert len(fold.training) == 1
+        assert sum(len(c.annotation.planes) for c in fold.validation) == expected
 
 
 def test_volumes_without_a_held_out_plane_are_trained_on_but_not_validated_with():
     labels = cyclic((0, 1), (20, 20, 20))
     small = case_of(labels, ("a",), "small", (Plane(0, 3), Plane(1, 4)))
     large = case_of(labels, ("a",), "large", tuple(Plane(0, n) for n in range(12)))
-    training, validation = split_held_out([small, large], None)
-    assert [c.volume.name for c in training] == ["small", "large"]
-    assert [c.volume.name for c in validation] == ["large"]
-    assert training[0] is small
+    (fold,) = make_folds([small, large], None)
+    assert [c.volume.name for c in fold.training] == ["small", "large"]
+    assert [c.volume.name for c in fold.validation] == ["large"]
+    assert fold.training[0].annotation is small.annotation
+
+
+@pytest.mark.parametrize("folds", [1, 3, 8])
+def test_each_network_has_other_planes_held_out_as_long_as_there_are_any(folds: int):
+    planes = (*(Plane(0, n) for n in (3, 9, 15)), *(Plane(1, n) for n in (4, 10, 16)), Plane(2, 7), Plane(2, 13))
+    case = case_of(cyclic((0, 1), (20, 20, 20)), ("a",), planes=planes)
+    found = [f.validation[0].annotation.planes for f in make_folds([case], None, folds)]
+    assert len(found) == len(set(found)) == folds and all(len(p) == 1 for p in found)
+    assert found[0] == make_folds([case], None)[0].validation[0].annotation.planes
+    for fold, held in zip(make_folds([case], None, folds), found, strict=True):
+        assert set(fold.training[0].annotation.planes) == set(planes) - set(held)
+    if folds == 3:
+        assert len({p.axis for (p,) in found}) == 3  # every orientation has its turn
+
+
+def test_planes_are_held_out_again_when_all_have_been():
+    case = case_of(cyclic((0, 1), (20, 20, 20)), ("a",), planes=tuple(Plane(0, n) for n in (2, 6, 10, 14, 18)))
+    found = [f.validation[0].annotation.planes[0] for f in make_folds([case], None, 7)]
+    assert len(set(found[:5])) == 5 and set(found[5:]) < set(found[:5])
+
+
+def test_planes_that_the_annotation_names_are_held_out_from_all_networks():
+    case = case_of(cyclic((0, 1), (20, 20, 20)), ("a",), planes=tuple(Plane(0, n) for n in range(2, 16, 2)))
+    case = replace(case, annotation=replace(case.annotation, held_out=(Plane(0, 6),)))
+    assert [f.validation[0].annotation.planes for f in make_folds([case], None, 2)] == [(Plane(0, 6),)] * 2

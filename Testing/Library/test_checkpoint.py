@@ -151,31 +151,37 @@ def test_a_resumed_run_keeps_its_plan_and_says_so(tmp_path):
 # -- refused -------------------------------------------------------------------------------------------
 
 
+def with_cases(task, *cases):
+    return replace(task, folds=[replace(task.folds[0], cases=list(cases))])
+
+
 def another_volume(task):
-    volume = replace(task.cases[0].volume, array=task.cases[0].volume.array + 1)
-    return replace(task, cases=[Case(volume, tiny_annotation(volume))])
+    (case,) = task.folds[0].cases
+    volume = replace(case.volume, array=case.volume.array + 1)
+    return with_cases(task, Case(volume, tiny_annotation(volume)))
 
 
 def another_spacing(task):
     volume = tiny_volume(spacing=(1.0, 1.0, 1.5))
-    return replace(task, cases=[Case(volume, tiny_annotation(volume))])
+    return with_cases(task, Case(volume, tiny_annotation(volume)))
 
 
 def another_plane(task):
-    volume = task.cases[0].volume
-    return replace(task, cases=[Case(volume, tiny_annotation(volume, (3, 7, 11, 15, 20)))])
+    volume = task.folds[0].cases[0].volume
+    return with_cases(task, Case(volume, tiny_annotation(volume, (3, 7, 11, 15, 20))))
 
 
 def another_label(task):
-    volume = task.cases[0].volume
+    volume = task.folds[0].cases[0].volume
     labels = tiny_labels()
     labels[3, 0, 0] = 2
     annotation = from_planes(Segmentation(labels, SEGMENTS, volume.geometry), [Plane(0, n) for n in (3, 7, 11, 15, 19)])
-    return replace(task, cases=[Case(volume, annotation)])
+    return with_cases(task, Case(volume, annotation))
 
 
 def another_case(task):
-    return replace(task, cases=[*task.cases, *task.cases])
+    (case,) = task.folds[0].cases
+    return with_cases(task, case, case)
 
 
 def other_normalisation(task):
@@ -206,9 +212,10 @@ def test_another_task_is_not_gone_on_with(tmp_path, change):
 
 def test_the_same_task_has_the_same_fingerprint():
     one, other = tiny_task(), tiny_task()
-    assert fingerprint(one.cases, GRAY) == fingerprint(other.cases, GRAY)
-    renamed = [replace(c, volume=replace(c.volume, name="moved")) for c in one.cases]
-    assert fingerprint(renamed, GRAY) == fingerprint(one.cases, GRAY)
+    first, second = (task.folds[0].cases for task in (one, other))
+    assert fingerprint(first, GRAY) == fingerprint(second, GRAY)
+    renamed = [replace(c, volume=replace(c.volume, name="moved")) for c in first]
+    assert fingerprint(renamed, GRAY) == fingerprint(first, GRAY)
 
 
 def test_resuming_needs_a_folder_with_a_checkpoint(tmp_path):

@@ -59,6 +59,17 @@ def test_the_step_does_not_depend_on_the_layout_in_memory(layout: torch.memory_f
     assert 0.5 * 0.2 < length / 0.02 < 1.5 * 0.2  # about as long as a step of AdamW
 
 
+def test_the_gradient_may_have_another_layout_than_the_weights():
+    values, gradient = torch.randn(2, 6, 5, 3, 3, 3, generator=generator())
+    steps = []
+    for kind in (torch.contiguous_format, torch.channels_last_3d):
+        weight = nn.Parameter(values.clone(memory_format=torch.channels_last_3d))
+        weight.grad = gradient.clone(memory_format=kind)
+        Muon([weight], lr=0.02).step()
+        steps.append(weight.detach())
+    torch.testing.assert_close(*steps)
+
+
 def test_what_has_no_gradient_stays():
     weight = nn.Parameter(torch.ones(2, 2))
     Muon([weight], lr=0.1, weight_decay=0.5).step()

@@ -22,7 +22,7 @@ from tiny_training import (
 )
 
 from SparseUNet3DLib import training
-from SparseUNet3DLib.cases import Case, split_held_out
+from SparseUNet3DLib.cases import Case, make_folds
 from SparseUNet3DLib.checkpoint import FILE_NAME, Checkpoint
 from SparseUNet3DLib.errors import DivergenceError, Interrupted, MemoryLimitError, OutputError
 from SparseUNet3DLib.events import CollectingReporter
@@ -317,10 +317,10 @@ def test_the_smallest_patch_not_fitting_is_said_in_a_sentence():
 
 def held_out_task(**changes):
     volume = tiny_volume()
-    training_cases, validation_cases = split_held_out([Case(volume, tiny_annotation(volume))], 2)
-    validation = HeldOutValidation(validation_cases, [None] * len(validation_cases), GRAY, CPU)
-    task = tiny_task(cases=training_cases, validate=validation, reporter=CollectingReporter())
-    return replace(task, **changes), validation_cases
+    (fold,) = make_folds([Case(volume, tiny_annotation(volume))], 2)
+    validation = HeldOutValidation(fold.validation, [None] * len(fold.validation), GRAY, CPU)
+    task = tiny_task(cases=fold.training, validate=validation, reporter=CollectingReporter())
+    return replace(task, **changes), fold.validation
 
 
 @pytest.mark.parametrize("batch_norm", [None, "frozen"])
@@ -328,7 +328,7 @@ def test_validation_changes_nothing_in_the_training(eager, batch_norm):
     task, _ = held_out_task(recipe=tiny_recipe(iterations=5), plan=tiny_plan(batch_norm=batch_norm))
     validated = run_training(task)
     assert len(task.reporter.of("validation")) == 6
-    plain = run_training(replace(task, validate=None))
+    plain = run_training(replace(task, folds=[replace(task.folds[0], validate=None)]))
     assert same_weights(validated.weights, plain.weights)
     assert plain.held_out_iou is None
 
@@ -405,7 +405,9 @@ def test_events_have_the_fields_that_are_documented(eager, tmp_path):
     step = task.reporter.of("step")[-1]
     assert step.keys() == {
         "iteration", "iterations", "seconds", "seconds_total", "fraction", "loss", "learning_rate", "eta_seconds",
+        "network", "networks",
     }
+    assert (step["network"], step["networks"]) == (1, 1)
     assert (step["iteration"], step["iterations"], step["seconds_total"]) == (3, 3, None)
     assert (step["fraction"], step["eta_seconds"]) == (1.0, 0.0)
     validation = task.reporter.of("validation")[-1]
@@ -428,7 +430,7 @@ def test_the_history_keeps_losses_and_scores(eager):
 
 def test_starting_from_weights_means_from_exactly_these():
     first, _ = run(recipe=tiny_recipe(iterations=30))
-    task = tiny_task(initial_weights=first.weights, recipe=tiny_recipe(iterations=30))
+    task = tiny_task(initial_weights=[first.weights], recipe=tiny_recipe(iterations=30))
     loop = training._Loop(task, resume=False)
     assert same_weights(loop.trainer.weights(), first.weights)
     assert same_weights(loop.trainer.network.state_dict(), first.weights)

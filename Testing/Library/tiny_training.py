@@ -26,7 +26,7 @@ from SparseUNet3DLib.sampling import PatchSampler
 from SparseUNet3DLib.segments import Segment, Segmentation
 from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.trainer import Trainer
-from SparseUNet3DLib.training import TrainingTask
+from SparseUNet3DLib.training import TrainingFold, TrainingTask
 from SparseUNet3DLib.volumes import Volume
 
 SEGMENTS = (Segment("s1", "bright", (1.0, 0.0, 0.0)), Segment("s2", "dark", (0.0, 1.0, 0.0)))
@@ -102,11 +102,16 @@ def tiny_recipe(**changes: object) -> Recipe:
     return replace(recipe, **changes)
 
 
-def tiny_task(folder: Path | None = None, **changes: object) -> TrainingTask:
+def tiny_task(
+    folder: Path | None = None,
+    cases: Sequence[Case] | None = None,
+    validate: Callable[..., dict[str, float | None]] | None = None,
+    **changes: object,
+) -> TrainingTask:
     """A training of the narrow plan on the tiny volume, without validation; fields may be replaced."""
     volume = tiny_volume()
     task = TrainingTask(
-        cases=[Case(volume, tiny_annotation(volume))],
+        folds=[TrainingFold(cases or [Case(volume, tiny_annotation(volume))], validate)],
         normalisation=(ChannelNormalisation("channel0"),),
         plan=tiny_plan(),
         recipe=tiny_recipe(),
@@ -131,7 +136,7 @@ class StopAfter:
 
 def make_trainer(task: TrainingTask, precision: torch.dtype = torch.float32) -> Trainer:
     """The trainer with which ``task`` begins."""
-    sampler = PatchSampler(task.cases, task.normalisation, task.plan, task.recipe, task.device)
+    sampler = PatchSampler(task.folds[0].cases, task.normalisation, task.plan, task.recipe, task.device)
     return Trainer(task.plan, task.recipe, sampler, task.device, precision)
 
 

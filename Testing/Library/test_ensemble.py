@@ -1,0 +1,181 @@
+"""Runs that train several networks one after another, whose answers are averaged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import (
+    NARROW,
+    StopAfter,
+    iou,
+    same_weights,
+    tiny_annotation,
+    tiny_labels,
+    tiny_plan,
+    tiny_recipe,
+    tiny_task,
+    tiny_volume,
+)
+from volumes_for_tests import CPU
+
+from SparseUNet3DLib.cases import Case, make_folds
+from SparseUNet3DLib.errors import Interrupted
+from SparseUNet3DLib.evaluation import FALSE_NEGATIVE
+from SparseUNet3DLib.events import CollectingReporter
+from SparseUNet3DLib.model_file import Model, load_model
+from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.networks.ensemble import join_weights, split_weights
+from SparseUNet3DLib.recipe import PRESETS
+from SparseUNet3DLib.training import TrainingFold, TrainingTask, run_training
+from SparseUNet3DLib.workflow import RunOptions, densify
+
+STEPS, NETWORKS = 4, 3
+
+
+def task_of_three(folder=None, **changes: object) -> TrainingTask:
+    """Twelve steps, shared by three networks, each with another slice held out."""
+    volume = tiny_volume()
+    folds = make_folds([Case(volume, tiny_annotation(volume))], 1, NETWORKS)
+    task = tiny_task(folder, recipe=tiny_recipe(iterations=STEPS * NETWORKS), plan=tiny_plan(members=NETWORKS))
+    return replace(task, **{"folds": [TrainingFold(f.training) for f in folds], **changes})
+
+
+def networks_of(result: object) -> list[dict[str, torch.Tensor]]:
+    return split_weights(result.weights, result.plan.members)
+
+
+def test_a_budget_is_shared_by_networks_that_differ():
+    reporter = CollectingReporter()
+    result = run_training(task_of_three(reporter=reporter))
+    assert (result.plan.members, result.iterations) == (NETWORKS, STEPS * NETWORKS)
+    first, second, third = networks_of(result)
+    assert first.keys() == second.keys() == third.keys()
+    assert not same_weights(first, second) and not same_weights(second, third)
+    last = reporter.of("step")[-1]
+    assert (last["network"], last["networks"], last["fraction"]) == (3, 3, 1.0)
+
+
+def test_the_first_network_is_that_of_a_run_of_its_own():
+    """The same schedule, the same random numbers: the others change nothing about it."""
+    first, *_ = networks_of(run_training(task_of_three()))
+    volume = tiny_volume()
+    (fold,) = make_folds([Case(volume, tiny_annotation(volume))], 1)
+    alone = run_training(tiny_task(cases=fold.training, recipe=tiny_recipe(iterations=STEPS)))
+    assert same_weights(first, alone.weights)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 8, 11])
+def test_a_run_interrupted_in_any_network_ends_with_the_same_weights(tmp_path, steps: int):
+    whole = run_training(task_of_three())
+    with pytest.raises(Interrupted):
+        run_training(task_of_three(tmp_path, stop=StopAfter(steps)))
+    resumed = run_training(task_of_three(tmp_path), resume=True)
+    assert same_weights(resumed.weights, whole.weights)
+
+
+def test_a_run_resumed_with_more_time_trains_further_networks(tmp_path):
+    fewer = task_of_three(tmp_path, recipe=tiny_recipe(iterations=STEPS))
+    run_training(replace(fewer, folds=fewer.folds[:1]))
+    result = run_training(task_of_three(tmp_path), resume=True)
+    assert (result.plan.members, result.iterations) == (NETWORKS, STEPS * NETWORKS)
+
+
+@pytest.mark.parametrize("steps, kept", [(1, 1), (3, 1), (5, 1), (6, 2), (7, 2), (9, 2), (11, 3)])
+def test_a_network_that_has_hardly_begun_is_left_out_when_the_run_is_finished_early(steps: int, kept: int):
+    result = run_training(task_of_three(stop=StopAfter(steps, "finish")))
+    assert (result.plan.members, result.iterations) == (kept, steps)
+    build_network(result.plan).load_state_dict(result.weights)
+
+
+def test_the_held_out_iou_is_the_mean_of_what_each_network_makes_of_its_own_slices():
+    found = [{"bright": 0.5, "dark": None}, {"bright": 0.7, "dark": 0.2}, {"bright": 0.9, "dark": 0.4}]
+    task = task_of_three()
+    folds = [replace(f, validate=lambda *_, n=n: found[n]) for n, f in enumerate(task.folds)]
+    result = run_training(replace(task, folds=folds))
+    assert result.held_out_iou == {"bright": pytest.approx(0.7), "dark": pytest.approx(0.3)}
+
+
+def test_each_network_starts_from_one_of_those_given():
+    starts = networks_of(run_training(task_of_three()))[:2]
+    result = run_training(task_of_three(initial_weights=starts, recipe=tiny_recipe(iterations=3, learning_rate=1e-12)))
+    for found, start in zip(networks_of(result), [*starts, starts[0]], strict=True):
+        assert all(torch.allclose(t, start[n], atol=1e-6) for n, t in found.items())
+
+
+def test_an_ensemble_answers_with_the_mean_logits():
+    plan = tiny_plan(known_slices=True)
+    members = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        members.append(build_network(plan))
+    weights = join_weights([m.state_dict() for m in members])
+    ensemble = build_network(replace(plan, members=3))
+    ensemble.load_state_dict(weights)
+    image, known = torch.randn(1, 1, 8, 8, 8), torch.rand(1, 3, 8, 8, 8)
+    expected = torch.stack([m(image) for m in members]).mean(0)
+    torch.testing.assert_close(ensemble(image), expected)
+    for n, found in enumerate(ensemble(image, known)):
+        torch.testing.assert_close(found, torch.stack([m(image, known)[n] for m in members]).mean(0))
+    for member, found in zip(members, split_weights(weights, 3), strict=True):
+        assert same_weights(dict(member.state_dict()), found)
+
+
+# -- in a whole run --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def densified():
+    volume = tiny_volume()
+    recipe = tiny_recipe(iterations=200, learning_rate=0.03, members=2)
+    return volume, *densify(
+        volume, tiny_annotation(volume, (2, 5, 8, 11, 14, 17, 20)), recipe,
+        RunOptions("cpu", plan={**NARROW, "widths": "4,8"}),
+    )
+
+
+def test_every_held_out_slice_is_scored_by_a_network_that_did_not_learn_it(densified):
+    _, prediction, model = densified
+    (planes,) = model.record["held_out_planes"].values()
+    assert model.plan.members == 2 and len(planes) == 2
+    indices = [int(p.split(":")[1]) for p in planes]
+    marked = np.flatnonzero(prediction.confusion.any(axis=(1, 2)))
+    assert set(marked) == set(indices)
+    assert (prediction.confusion != FALSE_NEGATIVE).any()
+
+
+def test_a_model_of_two_networks_comes_back_from_its_file(densified, tmp_path):
+    volume, prediction, model = densified
+    model.save(tmp_path / "two.safetensors")
+    loaded = load_model(tmp_path / "two.safetensors")
+    assert loaded.plan == model.plan and same_weights(loaded.weights, model.weights)
+    assert "2 networks auto" in loaded.card()
+    assert min(iou(prediction.segmentation.labels, tiny_labels())) > 0.7
+    assert [m.plan.members for m in loaded.members()] == [1, 1]
+    image = torch.from_numpy(volume.array[None, :, :16, :16, :16])
+    answers = [m.network(CPU)(image) for m in (loaded, *loaded.members())]
+    torch.testing.assert_close(answers[0], (answers[1] + answers[2]) / 2)
+
+
+def test_continuing_from_two_networks_gives_two(densified):
+    volume, _, model = densified
+    options = RunOptions("cpu", start_from=model)
+    _, continued = densify(volume, tiny_annotation(volume), tiny_recipe(iterations=4, members=2), options)
+    assert isinstance(continued, Model) and continued.plan.members == 2
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"seconds": 60.0}, 1), ({"seconds": 240.0}, 1), ({"seconds": 300.0}, 2), ({"seconds": 600.0}, 4),
+        ({"seconds": 1e5}, 5), ({"seconds": None, "iterations": 10}, 1), ({"seconds": 60.0, "members": 3}, 3),
+    ],
+)
+def test_longer_runs_train_more_networks(changes: dict, expected: int):
+    assert replace(PRESETS["balanced"], **changes).ensemble_size == expected
+
+
+def test_the_papers_recipe_trains_a_single_network_however_long_it_takes():
+    assert replace(PRESETS["paper"], seconds=1e6).ensemble_size == 1
