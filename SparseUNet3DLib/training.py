@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.checkpoint import FILE_NAME, Checkpoint, fingerprint, write_checkpoint
 from SparseUNet3DLib.device import choose_precision, memory_format
 from SparseUNet3DLib.errors import DivergenceError, Interrupted, UsageError
-from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.networks.ensemble import join_weights
-from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 from SparseUNet3DLib.plan import Plan, format_triple
-from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.sampling import PatchSampler
-from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.trainer import Counters, Trainer
+from SparseUNet3DLib.training_task import TrainingFold, TrainingResult, TrainingTask
 
 _CHECKPOINT_SECONDS = 20.0
 _STEP_EVENT_SECONDS = 0.25
@@ -33,64 +28,6 @@ _FIRST_VALIDATION_SECONDS = 5.0
 _MOST_ROLLBACKS = 6
 #: A network stopped before this fraction of its training is left out, if others are finished.
 _LEARNT_FRACTION = 0.5
-
-
-@dataclass
-class TrainingFold:
-    """What one of a run's networks learns from.
-
-    Attributes:
-        cases: volumes with the annotation to train on.
-        validate: given a network, the IoU of each segment on held-out planes; None where none are held out.
-    """
-
-    cases: Sequence[Case]
-    validate: Callable[[nn.Module, Plan, torch.dtype], dict[str, float | None]] | None = None
-
-
-@dataclass
-class TrainingTask:
-    """What to train, and with whom to talk meanwhile.
-
-    Attributes:
-        folds: one for each network; they are trained one after another, and share the time evenly.
-        normalisation: of each channel.
-        plan: shape of the networks.
-        recipe: how to train.
-        device: where.
-        reporter: receives plan, step, validation, checkpoint and warning events.
-        stop: asked after every step.
-        preview: given a network and the iteration, shows how things stand; None where nobody looks.
-        folder: where checkpoints go; None: none are written.
-        initial_weights: weights to start from, of one or several networks; none: random ones.
-    """
-
-    folds: Sequence[TrainingFold]
-    normalisation: Sequence[ChannelNormalisation]
-    plan: Plan
-    recipe: Recipe
-    device: torch.device
-    reporter: Reporter
-    stop: StopRequest
-    preview: Callable[[nn.Module, Plan, torch.dtype, int], None] | None = None
-    folder: Path | None = None
-    initial_weights: Sequence[dict[str, torch.Tensor]] = ()
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What came of it: the weights to use, the plan they fit, and what the record wants to know.
-
-    ``held_out_iou`` is the mean over the networks, each on the slices that it did not learn from.
-    """
-
-    weights: dict[str, torch.Tensor]
-    plan: Plan
-    precision: torch.dtype
-    iterations: int
-    seconds: float
-    history: list[dict] = field(default_factory=list)
-    held_out_iou: dict[str, float | None] | None = None
 
 
 def run_training(task: TrainingTask, resume: bool = False) -> TrainingResult:

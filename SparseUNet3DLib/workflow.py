@@ -44,7 +44,8 @@ from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.tiles import larger_tiles
-from SparseUNet3DLib.training import TrainingFold, TrainingResult, TrainingTask, run_training
+from SparseUNet3DLib.training import run_training
+from SparseUNet3DLib.training_task import TrainingFold, TrainingResult, TrainingTask
 from SparseUNet3DLib.validation import HeldOutValidation
 from SparseUNet3DLib.volumes import Volume
 

@@ -207,8 +207,11 @@ class TrainSection:
         elif kind == "step":
             self._showFraction(event["fraction"])
             left = format_duration(event["eta_seconds"]) if event["eta_seconds"] is not None else "?"
-            ui.statusLabel.text = _("Training: step {step}, {left} left, then the volume is segmented").format(
-                step=event["iteration"], left=left
+            what = _("Training")
+            if event["networks"] > 1:
+                what = _("Training network {n} of {all}").format(n=event["network"], all=event["networks"])
+            ui.statusLabel.text = _("{what}: step {step}, {left} left, then the volume is segmented").format(
+                what=what, step=event["iteration"], left=left
             )
         elif kind == "plan":
             self._log("\n".join(event["lines"]))

@@ -36,6 +36,7 @@ FIELDS = {
     "step": {
         "iteration": int, "iterations": (int, type(None)), "seconds": NUMBER, "seconds_total": OPTIONAL,
         "fraction": NUMBER, "loss": NUMBER, "learning_rate": NUMBER, "eta_seconds": OPTIONAL,
+        "network": int, "networks": int,
     },
     "validation": {"iteration": int, "mean_iou": OPTIONAL, "iou": dict},
     "checkpoint": {"path": str, "iteration": int},

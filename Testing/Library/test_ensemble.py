@@ -29,7 +29,8 @@ from SparseUNet3DLib.model_file import Model, load_model
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.networks.ensemble import join_weights, split_weights
 from SparseUNet3DLib.recipe import PRESETS
-from SparseUNet3DLib.training import TrainingFold, TrainingTask, run_training
+from SparseUNet3DLib.training import run_training
+from SparseUNet3DLib.training_task import TrainingFold, TrainingTask
 from SparseUNet3DLib.workflow import RunOptions, densify
 
 STEPS, NETWORKS = 4, 3
@@ -169,7 +170,7 @@ def test_continuing_from_two_networks_gives_two(densified):
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        ({"seconds": 60.0}, 1), ({"seconds": 240.0}, 1), ({"seconds": 300.0}, 2), ({"seconds": 600.0}, 4),
+        ({"seconds": 60.0}, 1), ({"seconds": 179.0}, 1), ({"seconds": 240.0}, 2), ({"seconds": 600.0}, 5),
         ({"seconds": 1e5}, 5), ({"seconds": None, "iterations": 10}, 1), ({"seconds": 60.0, "members": 3}, 3),
     ],
 )

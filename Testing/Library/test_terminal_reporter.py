@@ -265,3 +265,8 @@ def test_the_line_is_not_drawn_more_often_than_a_person_can_see():
 def test_a_terminal_that_does_not_tell_its_width_is_taken_to_have_80_columns():
     screen = shown(0, ("warning", {"message": "word " * 40}))
     assert max(len(line) for line in screen.read()) in range(70, 81)
+
+
+def test_which_of_several_networks_is_trained_is_told():
+    assert logged(("step", step(20, network=2, networks=4)))[0].startswith("Training 10%  network 2/4  step 20/200")
+    assert "network" not in logged(("step", step(20, network=1, networks=1)))[0]

@@ -26,7 +26,7 @@ from SparseUNet3DLib.sampling import PatchSampler
 from SparseUNet3DLib.segments import Segment, Segmentation
 from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.trainer import Trainer
-from SparseUNet3DLib.training import TrainingFold, TrainingTask
+from SparseUNet3DLib.training_task import TrainingFold, TrainingTask
 from SparseUNet3DLib.volumes import Volume
 
 SEGMENTS = (Segment("s1", "bright", (1.0, 0.0, 0.0)), Segment("s2", "dark", (0.0, 1.0, 0.0)))
