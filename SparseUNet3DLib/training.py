@@ -115,11 +115,12 @@ class _Loop:
         return True
 
     def _next_member(self) -> None:
-        trainer, counters = self.trainer, self.trainer.counters
-        self.finished.append(trainer.weights())
+        plan, precision, counters = self.trainer.plan, self.trainer.precision, self.trainer.counters
+        self.finished.append(self.trainer.weights())
         counters.held_out_iou.append(self.held_out_iou)
         counters.begin_member()
-        self.trainer = self._make_trainer(trainer.plan, trainer.precision, counters)
+        self.trainer = None  # type: ignore[assignment]  # its memory is needed for the next one
+        self.trainer = self._make_trainer(plan, precision, counters)
         self._begin_member()
 
     def _result(self) -> TrainingResult:

@@ -134,9 +134,11 @@ def nnunet(case: Case, seed: int, minutes: float) -> np.ndarray:
     return run(case, seed, minutes)
 
 
+#: This program's name among the methods.
+OURS = "SparseUNet3D"
 #: Methods by the name that the table has for them; those of `TIMED` are run for several budgets.
 METHODS: dict[str, Method] = {
-    "SparseUNet3D": sparse_unet,
+    OURS: sparse_unet,
     "nearest annotated voxel": nearest_voxel,
     "Fill between slices": fill_between_slices,
     "Grow from seeds": grow_from_seeds,
@@ -144,7 +146,7 @@ METHODS: dict[str, Method] = {
     "pixel forest": pixel_forest,
     "nnU-Net v2": nnunet,
 }
-TIMED = ("SparseUNet3D", "nnU-Net v2")
+TIMED = (OURS, "nnU-Net v2")
 #: Methods whose result depends on the seed.
 SEEDED = (*TIMED, "pixel forest")
 #: Methods that are only run where their package, which the extra `benchmark` leaves out, is installed.

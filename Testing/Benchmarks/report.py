@@ -15,7 +15,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from methods import METHODS, TIMED
+from methods import METHODS, OURS, TIMED
 from sparse_tasks import SETTINGS, TASKS
 
 _BEGIN, _END = "<!-- benchmark -->", "<!-- /benchmark -->"
@@ -49,21 +49,27 @@ def table(rows: list[dict], setting: str, untouched: bool) -> list[str]:
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
     yz, xz, xy = SETTINGS[setting]
     about = "; volumes by which nothing about this program was chosen" if untouched else ""
+    peers = [column for column in columns if column[0] != OURS]
     lines = [
         f"\nSetting `{setting}`: {yz},{xz},{xy} slices (yz, xz, xy){about}\n",
-        "| task (annotated) | " + " | ".join(f"{m}, {b} min" if b else m for m, b in columns) + " |",
-        "| --- |" + " --- |" * len(columns),
+        "| task (annotated) | " + " | ".join(f"{m}, {b} min" if b else m for m, b in columns)
+        + " | best peer |",
+        "| --- |" + " --- |" * (len(columns) + 1),
     ]
+    best_peers = []
     for task in tasks:
         of_task = [row for row in rows if row["task"] == task]
-        cells = [_ious(of_task, method, minutes) for method, minutes in columns]
-        best = max((statistics.mean(c) for c in cells if c), default=0)
+        cells = {column: _ious(of_task, *column) for column in columns}
+        best = max((statistics.mean(c) for c in cells.values() if c), default=0)
+        best_peers.append(max((statistics.mean(cells[c]) for c in peers if cells[c]), default=None))
         share = 100 * float(of_task[0]["annotated"])
-        lines.append(f"| {task} ({share:.1f} %) | " + " | ".join(_cell(c, best) for c in cells) + " |")
+        texts = [*(_cell(c, best) for c in cells.values()), _text(best_peers[-1])]
+        lines.append(f"| {task} ({share:.1f} %) | " + " | ".join(texts) + " |")
     means = [[statistics.mean(c) for t in tasks if (c := _ious([r for r in rows if r["task"] == t], *column))]
              for column in columns]  # fmt: skip
-    means = [f"{statistics.mean(m):.3f}" if len(m) == len(tasks) else "" for m in means]
-    return [*lines, "| mean | " + " | ".join(means) + " |"]
+    means.append([p for p in best_peers if p is not None])
+    return [*lines, "| mean | " + " | ".join(_text(statistics.mean(m) if len(m) == len(tasks) else None)
+                                             for m in means) + " |"]  # fmt: skip
 
 
 def plot_minutes(rows: list[dict], path: Path) -> None:
@@ -133,6 +139,10 @@ def _cell(values: list[float], best: float) -> str:
     mean = statistics.mean(values)
     text = f"{mean:.3f}" + (f" +- {(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else "")
     return f"**{text}**" if mean == best else text
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _number(text: str) -> float:

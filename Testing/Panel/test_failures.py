@@ -15,7 +15,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (the
 
 from driving import SHAPE, addAnnotation, addVolume, isAlive, labelsOf, makeLauncher, nodeNames, pathWith
 
-TRAINING = "Training: step"
+TRAINING = "Training network 1 of 5: step"
 
 
 def startTraining(panel, drive) -> Path:

@@ -287,7 +287,7 @@ def test_stop_keeps_what_was_learnt(panel, ready, drive):
     panel.ui.minutesSpinBox.value = 30
     panel.ui.segmentButton.click()
     assert panel.ui.stopButton.enabled and not panel.ui.segmentButton.enabled
-    assert drive(lambda: panel.ui.statusLabel.text.startswith("Training: step"), 60)
+    assert drive(lambda: panel.ui.statusLabel.text.startswith("Training"), 60)
     panel.ui.stopButton.click()
     assert panel.ui.stopButton.text == "Stop now"
     assert drive(lambda: not panel.isBusy, 60)
@@ -298,7 +298,7 @@ def test_stop_keeps_what_was_learnt(panel, ready, drive):
 def test_stop_now_keeps_a_checkpoint_to_continue_from(panel, ready, drive, train):
     panel.ui.minutesSpinBox.value = 30
     panel.ui.segmentButton.click()
-    assert drive(lambda: panel.ui.statusLabel.text.startswith("Training: step"), 60)
+    assert drive(lambda: panel.ui.statusLabel.text.startswith("Training"), 60)
     folder = panel.parameters.runFolder
     panel.ui.stopButton.click()
     panel.ui.stopButton.click()
