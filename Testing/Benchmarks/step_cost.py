@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def make_trainer(shape: tuple[int, int, int], spacing: tuple[float, float, float
     volume = Volume(array, geometry, tuple(f"channel {i}" for i in range(channels)), "ball")
     planes = [Plane(axis, shape[axis] * i // 4) for axis in range(3) for i in (1, 2, 3)]
     annotation = from_planes(Segmentation(ball.astype(np.uint16), (Segment("ball", "ball"),), geometry), planes)
-    recipe, device = preset("balanced"), torch.device("cpu")
+    recipe, device = replace(preset("balanced"), members=1), torch.device("cpu")
     prepared = prepare([Case(volume, annotation)], recipe, RunOptions("cpu", hold_out=0), CollectingReporter())
     sampler = PatchSampler(prepared.folds[0].training, prepared.normalisation, prepared.plan, recipe, device)
     return Trainer(prepared.plan, recipe, sampler, device, choose_precision(device))
