@@ -113,7 +113,7 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     if options.plan:
         plan = override_plan(plan, options.plan)
         _require_memory(plan, memory)
-    folds = make_folds(cases, options.hold_out, recipe.ensemble_size)
+    folds = make_folds(cases, options.hold_out, _count_networks(recipe, start))
     plan = replace(plan, members=len(folds))
     reporter.emit(
         "plan",
@@ -132,6 +132,13 @@ def held_out_planes(folds: Sequence[Fold]) -> dict[str, list[str]]:
     for case in (c for fold in folds for c in fold.validation):
         planes.setdefault(case.volume.name, set()).update(case.annotation.planes)
     return {name: [str(p) for p in sorted(found)] for name, found in planes.items()}
+
+
+def _count_networks(recipe: Recipe, start: Model | None) -> int:
+    """How many networks to train; none of those to start from is lost for want of time."""
+    if start is None or recipe.members is not None:
+        return recipe.ensemble_size
+    return max(recipe.ensemble_size, start.plan.members)
 
 
 def _working_spacing(cases: Sequence[Case], recipe: Recipe, patch_voxels: int) -> tuple[float, float, float]:

@@ -25,7 +25,7 @@ from SparseUNet3DLib.cases import Case, make_folds
 from SparseUNet3DLib.errors import Interrupted
 from SparseUNet3DLib.evaluation import FALSE_NEGATIVE
 from SparseUNet3DLib.events import CollectingReporter
-from SparseUNet3DLib.model_file import Model, load_model
+from SparseUNet3DLib.model_file import load_model
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.networks.ensemble import join_weights, split_weights
 from SparseUNet3DLib.recipe import PRESETS
@@ -160,11 +160,16 @@ def test_a_model_of_two_networks_comes_back_from_its_file(densified, tmp_path):
     torch.testing.assert_close(answers[0], (answers[1] + answers[2]) / 2)
 
 
-def test_continuing_from_two_networks_gives_two(densified):
+@pytest.mark.parametrize("members, expected", [(None, 2), (1, 1), (3, 3)])
+def test_continuing_from_two_networks_gives_two_unless_told_otherwise(densified, members: int | None, expected: int):
     volume, _, model = densified
     options = RunOptions("cpu", start_from=model)
-    _, continued = densify(volume, tiny_annotation(volume), tiny_recipe(iterations=4, members=2), options)
-    assert isinstance(continued, Model) and continued.plan.members == 2
+    recipe = tiny_recipe(iterations=3, learning_rate=1e-12, members=members)
+    _, continued = densify(volume, tiny_annotation(volume), recipe, options)
+    assert continued.plan.members == expected
+    for n, member in enumerate(continued.members()):
+        start = model.members()[n % 2]
+        assert all(torch.allclose(t, start.weights[name], atol=1e-5) for name, t in member.weights.items())
 
 
 @pytest.mark.parametrize(
