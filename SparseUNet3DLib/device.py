@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from SparseUNet3DLib.errors import UsageError
@@ -136,14 +137,24 @@ def _time_convolution(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _mps_works() -> bool:
-    """Whether Apple's GPU computes 3D convolutions; some releases of macOS and torch do not."""
-    if not torch.backends.mps.is_available():
-        return False
+    """Whether Apple's GPU computes what training needs; some releases of macOS and torch do not."""
+    return torch.backends.mps.is_available() and computes_as_cpu(torch.device("mps"))
+
+
+def computes_as_cpu(device: torch.device) -> bool:
+    """Whether 3D convolution and interpolation give the same on ``device`` as on the CPU."""
+    layer = nn.Conv3d(2, 2, 3, padding=1)
+    image = torch.linspace(-1, 1, 2 * 8**3).reshape(1, 2, 8, 8, 8)
+    grid = torch.linspace(-1.5, 1.5, 3 * 4**3).reshape(1, 4, 4, 4, 3)
+
+    def compute(where: torch.device) -> list[torch.Tensor]:
+        there = image.to(where)
+        sampled = F.grid_sample(there, grid.to(where), padding_mode="reflection", align_corners=True)
+        return [layer.to(where)(there).cpu(), sampled.cpu()]
+
     try:
-        layer = nn.Conv3d(2, 2, 3, padding=1)
-        image = torch.linspace(-1, 1, 2 * 8**3).reshape(1, 2, 8, 8, 8)
-        expected = layer(image)
-        return bool(torch.allclose(layer.to("mps")(image.to("mps")).cpu(), expected, atol=1e-4))
+        pairs = zip(compute(device), compute(torch.device("cpu")), strict=True)
+        return all(torch.allclose(found, expected, atol=1e-4) for found, expected in pairs)
     except (RuntimeError, NotImplementedError):
         return False
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import SparseUNet3DLib
 from SparseUNet3DLib.device import (
@@ -17,6 +18,7 @@ from SparseUNet3DLib.device import (
     available_memory,
     choose_device,
     choose_precision,
+    computes_as_cpu,
     describe_device,
     memory_format,
 )
@@ -145,3 +147,19 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
         torch.zeros(2) @ torch.zeros(3)
     assert not is_out_of_memory(caught.value)
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_a_device_that_interpolates_wrongly_or_not_at_all_is_found_out(monkeypatch):
+    assert computes_as_cpu(CPU)
+    right, calls = F.grid_sample, []
+
+    def wrong_at_first(*args: object, **options: object) -> torch.Tensor:
+        calls.append(args)
+        return right(*args, **options) + (len(calls) == 1)
+
+    def missing(*_args: object, **_options: object) -> torch.Tensor:
+        raise NotImplementedError("The operator 'aten::grid_sampler_3d' is not currently implemented")
+
+    for broken in (wrong_at_first, missing):
+        monkeypatch.setattr(F, "grid_sample", broken)
+        assert not computes_as_cpu(CPU)
