@@ -15,7 +15,7 @@ _CHOICES = {
     "precision": ("auto", "float32"),
 }
 #: A longer run trains a further network for each so many seconds, but no more than so many in all.
-_SECONDS_PER_MEMBER, _MOST_MEMBERS = 90.0, 5
+_SECONDS_PER_MEMBER, _MOST_MEMBERS = 150.0, 5
 
 
 @dataclass(frozen=True)

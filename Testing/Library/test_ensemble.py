@@ -175,7 +175,7 @@ def test_continuing_from_two_networks_gives_two_unless_told_otherwise(densified,
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        ({"seconds": 60.0}, 1), ({"seconds": 179.0}, 1), ({"seconds": 240.0}, 2), ({"seconds": 600.0}, 5),
+        ({"seconds": 60.0}, 1), ({"seconds": 240.0}, 1), ({"seconds": 300.0}, 2), ({"seconds": 600.0}, 4),
         ({"seconds": 1e5}, 5), ({"seconds": None, "iterations": 10}, 1), ({"seconds": 60.0, "members": 3}, 3),
     ],
 )
