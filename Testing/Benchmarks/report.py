@@ -45,7 +45,7 @@ def main() -> None:
 
 def table(rows: list[dict], setting: str, untouched: bool) -> list[str]:
     """One row per task, one column per method (and budget); the best of each row in bold."""
-    columns = [(m, b) for m in METHODS for b in sorted({r["minutes"] for r in rows if r["method"] == m}, key=_number)]
+    columns = [(m, b) for m in METHODS for b in _budgets([r for r in rows if r["method"] == m])]
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
     yz, xz, xy = SETTINGS[setting]
     about = "; volumes by which nothing about this program was chosen" if untouched else ""
@@ -92,23 +92,27 @@ def plot_minutes(rows: list[dict], path: Path) -> None:
 
 
 def plot_slices(rows: list[dict], path: Path) -> None:
-    """IoU against the number of annotated slices, at each method's longest budget, one panel per task."""
+    """IoU against the number of annotated slices, at the longest budget of the most settings, one panel per task."""
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
     figure, panels = _panels(tasks)
     for task, panel in zip(tasks, panels, strict=False):
         for color, method in zip(_COLORS, METHODS, strict=True):
             of_method = [row for row in rows if (row["task"], row["method"]) == (task, method)]
-            longest = max((row["minutes"] for row in of_method), key=_number, default="")
-            line = [
-                (sum(slices), statistics.mean(values))
-                for setting, slices in SETTINGS.items()
-                if (values := _ious([r for r in of_method if r["setting"] == setting], method, longest))
-            ]
-            if line:
-                panel.plot(*zip(*line, strict=True), "o-", color=color, label=method)
+            lines = [_line_of_slices(of_method, method, budget) for budget in _budgets(of_method)]
+            if lines:
+                panel.plot(*zip(*max(reversed(lines), key=len), strict=True), "o-", color=color, label=method)
         panel.set(title=task, xlabel="annotated slices", ylabel="IoU", ylim=(0, 1))
         panel.grid(alpha=0.3)
     _save(figure, panels, path)
+
+
+def _line_of_slices(rows: list[dict], method: str, budget: str) -> list[tuple[int, float]]:
+    """(number of annotated slices, mean IoU) of the settings measured."""
+    return [
+        (sum(slices), statistics.mean(values))
+        for setting, slices in SETTINGS.items()
+        if (values := _ious([r for r in rows if r["setting"] == setting], method, budget))
+    ]
 
 
 def _panels(tasks: list[str]) -> tuple:
@@ -131,6 +135,11 @@ def _save(figure: object, panels: object, path: Path) -> None:
 
 def _ious(rows: list[dict], method: str, minutes: str) -> list[float]:
     return [float(row["iou"]) for row in rows if (row["method"], row["minutes"]) == (method, minutes)]
+
+
+def _budgets(rows: list[dict]) -> list[str]:
+    """Minutes, the longest last; "" where a method takes none."""
+    return sorted({row["minutes"] for row in rows}, key=_number)
 
 
 def _cell(values: list[float], best: float) -> str:
