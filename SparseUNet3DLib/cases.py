@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.errors import InputError
-from SparseUNet3DLib.holding_out import choose_held_out, held_out
+from SparseUNet3DLib.holding_out import choose_held_out, held_out, held_out_again
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DLib.volumes import Volume
@@ -70,20 +70,54 @@ class Fold:
     validation: list[Case]
 
 
-def make_folds(cases: Sequence[Case], planes_per_case: int | None, number: int = 1) -> list[Fold]:
+@dataclass(frozen=True)
+class Learnt:
+    """What a network that is to be trained further knows, as names ("z:10") of planes by the volume's name.
+
+    Attributes:
+        annotated: planes that were annotated then.
+        held_out: those of them that it has not learnt from.
+    """
+
+    annotated: Mapping[str, Sequence[str]]
+    held_out: Mapping[str, Sequence[str]]
+
+    def choose(self, case: Case) -> tuple[Plane, ...]:
+        """What was held out before, as far as it can be again: there alone its IoU tells anything."""
+        return held_out_again(case.annotation, self.held_out.get(case.volume.name, ()))
+
+    def planes(self, case: Case) -> tuple[Plane, ...]:
+        """The planes of ``case`` that were annotated before."""
+        names = self.annotated.get(case.volume.name, ())
+        return tuple(plane for plane in case.annotation.planes if str(plane) in names)
+
+
+def make_folds(
+    cases: Sequence[Case],
+    planes_per_case: int | None,
+    number: int = 1,
+    learnt: Sequence[Learnt] = (),
+) -> list[Fold]:
     """For each of ``number`` networks, the cases with other planes held out, as long as there are others.
 
-    ``planes_per_case`` is the number of planes held out in each volume; None takes those that its annotation
-    names, for all networks, or else about one in six.
+    Args:
+        planes_per_case: number of planes held out in each volume; None takes those that its annotation names, for
+            all networks, or else about one in six.
+        learnt: of the first networks, what they know already; where nothing else is wanted, they go on without the
+            planes that they were held out from, or else, if there are such, without some that are new to them.
     """
     folds = []
     before: list[tuple[Plane, ...]] = [()] * len(cases)
-    for _ in range(number):
+    for network in range(number):
         fold = Fold([], [])
+        known = learnt[network] if network < len(learnt) else Learnt({}, {})
         for n, case in enumerate(cases):
             planes = case.annotation.held_out
             if planes is None or planes_per_case is not None:
-                planes = choose_held_out(case.annotation, planes_per_case, before[n])
+                planes = () if planes_per_case is not None else known.choose(case)
+                planes = planes or choose_held_out(
+                    case.annotation, planes_per_case, (*before[n], *known.planes(case))
+                )
             before[n] += planes
             kept, withheld = held_out(case.annotation, planes) if planes else (case.annotation, None)
             fold.training.append(replace(case, annotation=kept))

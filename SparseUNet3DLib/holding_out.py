@@ -66,6 +66,15 @@ def _part(annotation: SparseAnnotation, known: np.ndarray, planes: tuple[Plane, 
     return SparseAnnotation(labels, known, annotation.segments, annotation.geometry, planes)
 
 
+def held_out_again(annotation: SparseAnnotation, names: Sequence[str]) -> tuple[Plane, ...]:
+    """Those of the planes called ``names`` ("z:10") that can be held out; none where training would lose a class.
+
+    For a network that is trained further: it has learnt all the others.
+    """
+    planes = tuple(plane for plane in annotation.planes if str(plane) in names)
+    return () if _lost_classes(annotation, known_without(annotation, planes)) else planes
+
+
 def choose_held_out(
     annotation: SparseAnnotation, count: int | None = None, before: Sequence[Plane] = ()
 ) -> tuple[Plane, ...]:
@@ -76,7 +85,8 @@ def choose_held_out(
     Args:
         annotation: with its planes.
         count: how many; None for about one in six, at most six, and none of fewer than five.
-        before: planes that other networks have held out, to be chosen again only when there are no others.
+        before: planes to be chosen only when there are no others: those that other networks have held out, or
+            that this one has learnt from.
 
     Raises:
         UsageError: ``count`` is negative, or so many planes cannot be held out.

@@ -164,22 +164,16 @@ def make_plan(
     spacing: tuple[float, float, float],
     in_channels: int,
     classes: int,
-    memory: int,
     on_gpu: bool = False,
 ) -> Plan:
     """Choose the network's shape for volumes of the given shapes (z, y, x) at the spacing that it works at (mm).
 
-    ``memory`` (bytes) bounds the training step; ``on_gpu`` chooses a wider network and larger patches.
-
-    Raises:
-        MemoryLimitError: not even the smallest plan fits into ``memory``.
+    ``on_gpu`` chooses a wider network and larger patches.
     """
     if recipe.network == "auto":
         shape = tuple(int(n) for n in np.median(np.asarray(shapes), axis=0))
-        plan = _auto_plan(recipe, shape, spacing, in_channels, classes, on_gpu)
-    else:
-        plan = _paper_plan(recipe, shapes, spacing, in_channels, classes)
-    return fit_to_memory(plan, memory)
+        return _auto_plan(recipe, shape, spacing, in_channels, classes, on_gpu)
+    return _paper_plan(recipe, shapes, spacing, in_channels, classes)
 
 
 def usual_patch_voxels(on_gpu: bool) -> int:
@@ -324,7 +318,7 @@ def _paper_plan(
     patch = tuple(int(n) for n in flat_patch) if flat else PAPER_PATCH
     return Plan(
         recipe.network, in_channels, classes, spacing, (step,) * 3, (kernel,) * 4, PAPER_WIDTHS, patch,
-        4 if flat else 1, batch_norm=recipe.batch_norm,
+        1, batch_norm=recipe.batch_norm,
     )
 
 

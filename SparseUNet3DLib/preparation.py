@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from SparseUNet3DLib.cases import Case, Fold, harmonise, make_folds
+from SparseUNet3DLib.cases import Case, Fold, Learnt, harmonise, make_folds
 from SparseUNet3DLib.device import available_memory, choose_device, describe_device
 from SparseUNet3DLib.errors import InputError, MemoryLimitError
 from SparseUNet3DLib.events import Reporter
@@ -102,18 +102,16 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     memory = options.memory or available_memory(device)
     if start:
         known_slices = recipe.known_slices and start.plan.network == "auto"
-        plan = fit_to_memory(replace(start.plan, classes=classes, known_slices=known_slices, members=1), memory)
+        plan = replace(start.plan, classes=classes, known_slices=known_slices, members=1)
         if plan.network != recipe.network:
             warn(f"The model to start from is a '{plan.network}' network, so that '{recipe.network}' does not count.")
     else:
         on_gpu = device.type != "cpu"
         spacing = _working_spacing(cases, recipe, usual_patch_voxels(on_gpu))
         shapes = [_shape_at(c.volume, spacing) for c in cases]
-        plan = make_plan(recipe, shapes, spacing, len(names), classes, memory, on_gpu)
-    if options.plan:
-        plan = override_plan(plan, options.plan)
-        _require_memory(plan, memory)
-    folds = make_folds(cases, options.hold_out, _count_networks(recipe, start))
+        plan = make_plan(recipe, shapes, spacing, len(names), classes, on_gpu)
+    plan = _settle_plan(plan, options.plan, memory)
+    folds = make_folds(cases, options.hold_out, _count_networks(recipe, start), _learnt(start))
     plan = replace(plan, members=len(folds))
     reporter.emit(
         "plan",
@@ -134,6 +132,14 @@ def held_out_planes(folds: Sequence[Fold]) -> dict[str, list[str]]:
     return {name: [str(p) for p in sorted(found)] for name, found in planes.items()}
 
 
+def _learnt(start: Model | None) -> list[Learnt]:
+    """What each network of the model to start from knows; a file of an earlier version does not tell."""
+    if start is None:
+        return []
+    annotated = {v["name"]: v.get("planes", []) for v in start.record.get("volumes", [])}
+    return [Learnt(annotated, held_out) for held_out in start.record.get("held_out_by_network", [])]
+
+
 def _count_networks(recipe: Recipe, start: Model | None) -> int:
     """How many networks to train; none of those to start from is lost for want of time."""
     if start is None or recipe.members is not None:
@@ -151,6 +157,19 @@ def _shape_at(volume: Volume, spacing: tuple[float, float, float]) -> tuple[int,
     """Voxels (z, y, x) of ``volume`` at another ``spacing`` (z, y, x, mm)."""
     own = volume.geometry.array_spacing
     return tuple(max(1, math.ceil(n * o / s)) for n, o, s in zip(volume.array.shape[1:], own, spacing, strict=True))
+
+
+def _settle_plan(plan: Plan, changes: dict[str, str], memory: int) -> Plan:
+    """The plan with the user's ``changes``, made small enough for ``memory`` where they leave its size open."""
+    plan = override_plan(plan, changes)
+    if not {"patch_size", "batch_size"} & changes.keys():
+        try:
+            return fit_to_memory(plan, memory)
+        except MemoryLimitError:
+            if not changes:
+                raise
+    _require_memory(plan, memory)  # says that it is by the user's own choice
+    return plan
 
 
 def _require_memory(plan: Plan, memory: int) -> None:

@@ -264,8 +264,9 @@ class _Loop:
         cases = self._fold(counters.member).cases
         sampler = PatchSampler(cases, task.normalisation, plan, task.recipe, task.device)
         trainer = Trainer(plan, task.recipe, sampler, task.device, precision, counters)
-        if task.initial_weights:
-            trainer.load_weights(task.initial_weights[counters.member % len(task.initial_weights)])
+        # Further networks begin from random weights: the former ones have learnt what these hold out.
+        if counters.member < len(task.initial_weights):
+            trainer.load_weights(task.initial_weights[counters.member])
         return trainer
 
     def _fold(self, member: int | None = None) -> TrainingFold:

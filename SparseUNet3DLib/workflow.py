@@ -9,25 +9,20 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 
-import SparseUNet3DLib
 from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.cases import Case, Fold
 from SparseUNet3DLib.device import (
     available_memory,
     choose_device,
     choose_precision,
-    describe_device,
     memory_format,
 )
 from SparseUNet3DLib.errors import InputError, Interrupted, OutputError
@@ -38,14 +33,15 @@ from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.plan import Plan
-from SparseUNet3DLib.preparation import Preparation, RunOptions, held_out_planes, prepare
+from SparseUNet3DLib.preparation import Preparation, RunOptions, prepare
 from SparseUNet3DLib.recipe import PRESETS, Recipe
 from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.tiles import larger_tiles
 from SparseUNet3DLib.training import run_training
-from SparseUNet3DLib.training_task import TrainingFold, TrainingResult, TrainingTask
+from SparseUNet3DLib.training_record import make_record
+from SparseUNet3DLib.training_task import TrainingFold, TrainingTask
 from SparseUNet3DLib.validation import HeldOutValidation
 from SparseUNet3DLib.volumes import Volume
 
@@ -234,39 +230,8 @@ def _train(
         ),
         options.resume,
     )
-    record = _record(prepared, result, start)
+    record = make_record(prepared, result, start)
     return Model(result.plan, recipe, prepared.normalisation, segments, result.weights, record)
-
-
-def _record(prepared: Preparation, result: TrainingResult, start: Model | None) -> dict:
-    """The training record that the model carries."""
-    return {
-        "volumes": [
-            {
-                "name": c.volume.name,
-                "shape": list(c.volume.array.shape[1:]),
-                "spacing": list(c.volume.geometry.array_spacing),
-                "annotated": float(c.annotation.annotated.mean()),
-            }
-            for c in prepared.folds[0].training
-        ],
-        "iterations": result.iterations,
-        "seconds": round(result.seconds, 1),
-        "device": describe_device(prepared.device),
-        "precision": str(result.precision).removeprefix("torch."),
-        "held_out_planes": held_out_planes(prepared.folds),
-        "held_out_iou": result.held_out_iou,
-        "history": result.history,
-        "started_from": start.record.get("date") if start else None,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": {
-            "SparseUNet3D": SparseUNet3DLib.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "SimpleITK": sitk.Version_VersionString(),
-            "Python": platform.python_version(),
-        },
-    }
 
 
 def _preview_writer(

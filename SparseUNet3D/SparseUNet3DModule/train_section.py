@@ -33,7 +33,7 @@ class TrainSection:
         ui = self._ui
         texts = {
             "quick": _("quick: 1 minute"), "balanced": _("balanced: 4 minutes"), "thorough": _("thorough: 30 minutes"),
-            "paper": _("paper: 70,000 steps, as published"),
+            "paper": _("paper: 70,000 steps, SGD"),
         }
         for name in _PRESETS:
             ui.presetSelector.addItem(texts[name], name)

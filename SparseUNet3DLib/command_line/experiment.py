@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from SparseUNet3DLib.atomic import atomic_path
 from SparseUNet3DLib.command_line.console import print_result, say
 from SparseUNet3DLib.command_line.outputs import STOP_FILE, make_folder
 from SparseUNet3DLib.dependencies import require_torch
+from SparseUNet3DLib.errors import DivergenceError, InputError, Interrupted, MemoryLimitError, SparseUNetError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.experiments.dataset import DataSet, read_dataset
 from SparseUNet3DLib.experiments.protocols import NETWORKS, PROTOCOLS, Run
@@ -30,48 +32,135 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     require_torch()
     if not args.no_pictures:
         require_pillow()
-    from SparseUNet3DLib.device import choose_device, describe_device, tune_allocator
-    from SparseUNet3DLib.experiments.cells import carry_out
+    from SparseUNet3DLib.device import choose_device, tune_allocator
 
     data = read_dataset(args.dataset, lambda message: reporter.emit("warning", message=message))
     runs = PROTOCOLS[args.protocol](data.cases)
-    device = describe_device(choose_device(args.device))
-    make_folder(args.output)
-    table = args.output / f"{args.protocol}.csv"
-    cells = read_cells(table)
+    choose_device(args.device)  # before anything is made: a device that is not there is no cell's fault
+    folder = args.output or Path(f"{args.dataset.stem}-tables")
+    make_folder(folder)
     tune_allocator()
-    stop = StopRequest(args.output / STOP_FILE)
+    table = _Table(args.protocol, data, runs, folder)
+    stop = StopRequest(folder / STOP_FILE)
+    failures: list[SparseUNetError] = []
     with stop.signals():
         for number, entry in enumerate(runs, start=1):
-            settings = _fingerprint(entry, data)
-            if any((c.row, c.column, c.settings) == (entry.row, entry.column, settings) for c in cells):
-                continue
-            say(args, f"{number} of {len(runs)}: {entry.row}, {entry.column}")
-            folder = args.output / f"{args.protocol}-{settings}.run"
-            make_folder(folder)
-            result = carry_out(entry, data, folder, args.device, reporter, stop)
-            cells = [c for c in cells if (c.row, c.column) != (entry.row, entry.column)]
-            cells.append(_cell(args.protocol, entry, settings, result))
+            if not table.has(entry):
+                say(args, f"{number} of {len(runs)}: {entry.row}, {entry.column}")
+                reporter.emit("phase", phase=f"{entry.row}, {entry.column}", fraction=(number - 1) / len(runs))
+                failures += _try(table, entry, args.device, reporter, stop)
             if not args.no_pictures:
-                _draw(args.protocol, entry, data, result, args.output)
-            write_cells(table, cells)  # last: what is in the table is done
-            shutil.rmtree(folder)
-    present = {(entry.row, entry.column): n for n, entry in enumerate(runs)}
-    cells = sorted((c for c in cells if (c.row, c.column) in present), key=lambda c: present[c.row, c.column])
-    text = as_markdown(args.protocol, cells, [*describe(data), f"on {device}"], data.thresholds)
-    with atomic_path(args.output / f"{args.protocol}.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print_result(text)
-    reporter.emit("done", outputs={"table": str(table)}, scores=None, held_out_iou=None)
+                table.draw_missing(entry)
+    if args.progress != "jsonl":
+        print_result(table.markdown())
+    if failures:
+        raise type(failures[0])(
+            f"{len(failures)} of {len(runs)} cells could not be made; the same command tries them again. "
+            f"The first: {failures[0]}"
+        )
+    table.tidy_up()
+    outputs = {"table": str(table.csv), "markdown": str(table.md)}
+    reporter.emit("done", outputs=outputs, scores=None, held_out_iou=None)
 
 
-def describe(data: DataSet) -> list[str]:
+def _try(table: _Table, entry: Run, device: str, reporter: Reporter, stop: StopRequest) -> list[SparseUNetError]:
+    """Make a cell; what goes wrong with it alone leaves it empty and is returned."""
+    try:
+        table.make(entry, device, reporter, stop)
+    except Interrupted:
+        raise Interrupted("Stopped as asked; the same command goes on where it was.") from None
+    except (InputError, DivergenceError, MemoryLimitError) as error:
+        reporter.emit("warning", message=f"{entry.row}, {entry.column} is left out: {error}")
+        return [type(error)(f"{entry.row}, {entry.column}: {error}")]
+    return []
+
+
+class _Table:
+    """The table of a protocol in a folder: which cells it has, and how another one is made."""
+
+    def __init__(self, protocol: str, data: DataSet, runs: Sequence[Run], folder: Path) -> None:
+        """Reads what there is.
+
+        Raises:
+            InputError: the folder's table is of another data set, or no table.
+        """
+        self.protocol, self.data, self.folder = protocol, data, folder
+        self.csv, self.md = folder / f"{protocol}.csv", folder / f"{protocol}.md"
+        self.cells = read_cells(self.csv)
+        others = [c.dataset for c in self.cells if c.dataset != data.name]
+        if others:
+            raise InputError(f"'{self.csv}' is the table of '{others[0]}'; choose another folder with --output.")
+        self._settings = {(r.row, r.column): _fingerprint(r, data) for r in runs}
+
+    def has(self, entry: Run) -> bool:
+        """Whether the cell is done, with these very settings."""
+        key = entry.row, entry.column
+        return any((c.row, c.column, c.settings) == (*key, self._settings[key]) for c in self.cells)
+
+    def make(self, entry: Run, device: str, reporter: Reporter, stop: StopRequest) -> None:
+        """Train, segment and count, and write the table with the new cell.
+
+        Raises:
+            SparseUNetError: see ``cells.carry_out``; the checkpoint of a run that was stopped stays.
+        """
+        from SparseUNet3DLib.experiments.cells import carry_out
+        from SparseUNet3DLib.experiments.results import write_found
+
+        settings = self._settings[entry.row, entry.column]
+        same = next((c for c in self.cells if c.settings == settings), None)
+        if same is not None:  # a row with more slices than there are learns from no others than the one before
+            self._put(replace(same, row=entry.row, column=entry.column))
+            return
+        run_folder = self.folder / f"{self.protocol}-{settings}.run"
+        make_folder(run_folder)
+        result = carry_out(entry, self.data, run_folder, device, reporter, stop)
+        write_found(self.folder, self.protocol, entry, result.found)
+        self._put(_cell(self.data.name, self.protocol, entry, settings, result))
+        shutil.rmtree(run_folder)
+
+    def draw_missing(self, entry: Run) -> None:
+        """Pictures of the cell's segmentations, unless they are there."""
+        from SparseUNet3DLib.experiments.results import draw_missing
+
+        draw_missing(self.folder, self.protocol, entry, self.data.cases)
+
+    def markdown(self) -> str:
+        """The table as text, in the order of the protocol."""
+        order = {key: n for n, key in enumerate(self._settings)}
+        cells = sorted((c for c in self.cells if (c.row, c.column) in order), key=lambda c: order[c.row, c.column])
+        return as_markdown(self.protocol, cells, _describe(self.data, cells), self.data.thresholds)
+
+    def tidy_up(self) -> None:
+        """Remove the checkpoints of runs with other settings, which nobody will go on with."""
+        for run_folder in self.folder.glob(f"{self.protocol}-*.run"):
+            shutil.rmtree(run_folder)
+
+    def _put(self, cell: Cell) -> None:
+        self.cells = [*(c for c in self.cells if (c.row, c.column) != (cell.row, cell.column)), cell]
+        with atomic_path(self.md) as temporary:
+            temporary.write_text(self.markdown(), encoding="utf-8")
+        write_cells(self.csv, self.protocol, self.cells)  # last: what is in it is done
+
+
+def _describe(data: DataSet, cells: Sequence[Cell]) -> list[str]:
     """How the networks were trained, in lines for the table."""
+    volumes = f"{data.name}: {', '.join(data.cases)}"
+    if not cells:
+        return [volumes]
     recipe = data.recipe
-    length = f"{recipe.iterations} steps" if recipe.iterations else f"{recipe.seconds / 60:g} minutes each"
+    limits = [f"{recipe.iterations} steps"] if recipe.iterations else []
+    limits += [f"{recipe.seconds / 60:g} minutes"] if recipe.seconds else []
     rate = f"{recipe.optimizer}, learning rate {recipe.learning_rate:g}, schedule {recipe.schedule}"
-    plan = ", ".join(f"{key} {value}" for key, value in data.plan.items()) or "as in the paper"
-    return [f"{data.name}: {', '.join(data.cases)}", f"the paper's network; {plan}", f"{length}; {rate}"]
+    widths = f"widths {data.plan['widths']}" if "widths" in data.plan else "widths as in the paper"
+    patches = ", ".join(sorted({c.patch for c in cells}))
+    steps = f"{min(c.iterations for c in cells)} to {max(c.iterations for c in cells)} steps"
+    devices = ", ".join(dict.fromkeys(c.device for c in cells))
+    return [
+        volumes,
+        f"the paper's networks, {widths}, patches of {patches} voxels (z x y x x)",
+        f"each network at most {' and '.join(limits)} ({steps}); {rate}",
+        f"on {devices}",
+    ]
 
 
 def _fingerprint(entry: Run, data: DataSet) -> str:
@@ -79,43 +168,17 @@ def _fingerprint(entry: Run, data: DataSet) -> str:
     from SparseUNet3DLib.checkpoint import fingerprint
 
     planes = {kind: {n: [str(p) for p in ps] for n, ps in by.items()}
-              for kind, by in (("training", entry.training), ("test", entry.test))}  # fmt: skip
-    volumes = fingerprint(list(data.cases.values()), [])
+              for kind, by in (("training", entry.training), ("test", entry.test),
+                               ("unscored", entry.unscored))}  # fmt: skip
+    volumes = fingerprint([case for name, case in data.cases.items() if name in entry.training | entry.test], [])
     values = [planes, NETWORKS[entry.network], data.recipe.to_dict(), data.plan, volumes]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _cell(protocol: str, entry: Run, settings: str, result: Result) -> Cell:
+def _cell(dataset: str, protocol: str, entry: Run, settings: str, result: Result) -> Cell:
     segments = "; ".join(f"{name}={value:.4f}" for name, value in result.segments.items())
+    counts = [sum(p.axis == axis for planes in entry.training.values() for p in planes) for axis in (2, 1, 0)]
     return Cell(
-        protocol, entry.row, entry.column, settings, round(result.iou, 4), segments, round(result.share, 5),
-        result.iterations, round(result.seconds, 1),
+        dataset, protocol, entry.row, entry.column, settings, ",".join(map(str, counts)), round(result.iou, 4),
+        segments, round(result.share, 5), result.iterations, round(result.seconds, 1), result.patch, result.device,
     )
-
-
-def _draw(protocol: str, entry: Run, data: DataSet, result: Result, folder: Path) -> None:
-    """The poster's picture of each test volume: image, segmentation, and right and wrong on the test slices."""
-    import numpy as np
-
-    from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS, confusion, match_segments
-    from SparseUNet3DLib.experiments.cells import painted, scored_voxels
-    from SparseUNet3DLib.pictures import Column, write_panels
-
-    for name, found in result.found.items():
-        case = data.cases[name]
-        where = scored_voxels(entry, name, case)
-        labels, true_labels, _ = match_segments(found, painted(case))
-        verdict = confusion(labels, true_labels, where)
-        planes = []
-        for axis, n in enumerate(where.shape):
-            tested = [p for p in entry.test[name] if p.axis == axis]
-            fullest = max(tested, key=lambda p: np.count_nonzero(true_labels[p.voxels]), default=None)
-            planes.append(n // 2 if fullest is None else fullest.index)
-        parts = dict.fromkeys([protocol, entry.row, entry.column, name])
-        file = re.sub(r"[^\w.,-]+", "-", "-".join(parts).replace("w/o", "without")) + ".png"
-        write_panels(
-            folder / file, case.volume.array, case.volume.geometry,
-            [Column("image"), Column("segmentation", found.labels, found.segments),
-             Column("right and wrong", verdict, CONFUSION_SEGMENTS)],
-            planes,
-        )

@@ -130,8 +130,9 @@ def _add_experiment(commands: argparse._SubParsersAction) -> None:
         "semi-automated: cross validation over slices (Table 1); sparsity: number of slices (Table 2); "
         "fully-automated: leave one volume out (Table 3)"))
     parser.add_argument("dataset", type=Path, help="TOML file that names volumes, segmentations and slices")
-    parser.add_argument("--output", "-o", type=Path, required=True, help=(
-        "folder for table and pictures; what it has of the table already is not repeated"))
+    parser.add_argument("--output", "-o", type=Path, help=(
+        "folder for table, segmentations and pictures; what it has of the table already is not repeated "
+        "(default: the data set's name with '-tables' added)"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--no-pictures", action="store_true", help="make only the table")
     _add_progress_option(parser)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.annotation_share import share_annotated
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.checkpoint import FILE_NAME
+from SparseUNet3DLib.errors import InputError, Interrupted
 from SparseUNet3DLib.evaluation import HELD_OUT_PLANES, ClassScore, score_segmentation
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.experiments.dataset import DataSet
 from SparseUNet3DLib.experiments.protocols import NETWORKS, Run
+from SparseUNet3DLib.model_file import Model
+from SparseUNet3DLib.plan import PAPER_PATCH, format_triple
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.stopping import StopRequest
@@ -32,6 +37,8 @@ class Result:
         share: annotated share of the voxels that were learnt from, mean over the training volumes, 0..1.
         iterations: training steps.
         seconds: of training.
+        patch: size (z, y, x) of the patches, as "116x132x132".
+        device: what it was trained on, in words.
         found: the segmentation of each test volume, by name.
     """
 
@@ -40,6 +47,8 @@ class Result:
     share: float
     iterations: int
     seconds: float
+    patch: str
+    device: str
     found: dict[str, Segmentation]
 
 
@@ -52,23 +61,47 @@ def carry_out(
         folder: where the training's checkpoint is kept; a run that was interrupted goes on from it.
 
     Raises:
-        SparseUNetError: one of its kinds, see ``workflow.train`` and ``workflow.segment``.
+        Interrupted: asked to stop, or to finish early: a network that others are compared with learns to the end.
+        SparseUNetError: another of its kinds, see ``workflow.train`` and ``workflow.segment``.
     """
-    network, batch_norm = NETWORKS[run.network]
-    recipe = replace(data.recipe, network=network, batch_norm=batch_norm)
     training = [only_planes(data.cases[name], planes) for name, planes in run.training.items()]
-    plan = {key: value for key, value in data.plan.items() if network != "2d" or key != "patch_size"}
-    resume = folder is not None and (folder / FILE_NAME).exists()
-    model = train(training, recipe, RunOptions(device, 0, plan, folder=folder, resume=resume), reporter, stop)
+    model = _train(run, data, training, folder, device, reporter, stop)
     found = {
         name: segment(model, data.cases[name].volume, device, reporter=reporter, stop=stop).segmentation
         for name in run.test
     }
     iou, segments = count(run, data.cases, found)
     shares = [share_annotated(case.annotation).total for case in training]
+    if torch.cuda.is_available():  # the next network needs the memory
+        gc.collect()
+        torch.cuda.empty_cache()
     return Result(
-        iou, segments, float(np.mean(shares)), model.record["iterations"], model.record["seconds"], found
+        iou, segments, float(np.mean(shares)), model.record["iterations"], model.record["seconds"],
+        format_triple(model.plan.patch_size), model.record["device"], found,
     )
+
+
+def _train(
+    run: Run, data: DataSet, training: list[Case], folder: Path | None, device: str, reporter: Reporter,
+    stop: StopRequest,
+) -> Model:
+    network, batch_norm = NETWORKS[run.network]
+    recipe = replace(data.recipe, network=network, batch_norm=batch_norm, members=1)
+    # Of a size that is named: left open, it would follow the memory that happens to be free.
+    plan = {"batch_size": "1", "patch_size": format_triple(PAPER_PATCH), **data.plan}
+    if network == "2d":
+        del plan["patch_size"]
+    options = RunOptions(device, 0, plan, folder=folder, resume=folder is not None and (folder / FILE_NAME).exists())
+    try:
+        model = train(training, recipe, options, reporter, stop)
+    except InputError as error:
+        if not options.resume:
+            raise
+        reporter.emit("warning", message=f"{run.row}, {run.column} begins anew: {error}")
+        model = train(training, recipe, replace(options, resume=False), reporter, stop)
+    if stop.requested():
+        raise Interrupted("Stopped as asked.")
+    return model
 
 
 def only_planes(case: Case, planes: tuple[Plane, ...]) -> Case:
@@ -83,11 +116,11 @@ def only_planes(case: Case, planes: tuple[Plane, ...]) -> Case:
 
 
 def scored_voxels(run: Run, name: str, case: Case) -> np.ndarray:
-    """(z, y, x) bool: the voxels of the test slices that are on no slice which was learnt from."""
+    """(z, y, x) bool: the voxels of the test slices that are on no slice which is learnt from."""
     counted = np.zeros(case.annotation.annotated.shape, bool)
     for plane in run.test[name]:
         counted[plane.voxels] = case.annotation.annotated[plane.voxels]
-    for plane in run.training.get(name, ()):
+    for plane in run.unscored.get(name, ()):
         counted[plane.voxels] = False
     return counted
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.cases import Case
@@ -35,6 +35,8 @@ class Run:
         network: a key of ``NETWORKS``.
         training: annotated planes to learn from, by the volume's name.
         test: annotated planes to score on, by the volume's name; never among those to learn from.
+        unscored: planes of the test volumes of which nothing is scored, where they cross those to score on: what
+            any network learns from that is compared on the same slices.
     """
 
     row: str
@@ -42,6 +44,7 @@ class Run:
     network: str
     training: Planes
     test: Planes
+    unscored: Planes = field(default_factory=dict)
 
 
 def semi_automated(cases: Mapping[str, Case]) -> list[Run]:
@@ -59,7 +62,7 @@ def semi_automated(cases: Mapping[str, Case]) -> list[Run]:
     for fold in range(FOLDS):
         training = _by_volume([s for n, s in enumerate(slices) if n % FOLDS != fold])
         test = _by_volume([s for n, s in enumerate(slices) if n % FOLDS == fold])
-        runs += [Run(f"subset {fold + 1}", network, network, training, test) for network in NETWORKS]
+        runs += [Run(f"subset {fold + 1}", network, network, training, test, training) for network in NETWORKS]
     return runs
 
 
@@ -82,10 +85,11 @@ def sparsity(cases: Mapping[str, Case]) -> list[Run]:
                 f"Volume '{name}' has no annotated slice beyond the {', '.join(map(str, SPARSITY[-1]))} (yz, xz, xy) "
                 "that are learnt from in the last row, so that nothing is left to score on; annotate more slices."
             )
+        learnt = {name: tuple(sorted(p for axis, planes in order.items() for p in planes[: most[axis]]))}
         for counts in SPARSITY:
             chosen = [p for axis, planes in order.items() for p in planes[: counts[2 - axis]]]
             row = ",".join(map(str, counts))
-            runs.append(Run(row, name, "3D with BN", {name: tuple(sorted(chosen))}, {name: test}))
+            runs.append(Run(row, name, "3D with BN", {name: tuple(sorted(chosen))}, {name: test}, learnt))
     return runs
 
 

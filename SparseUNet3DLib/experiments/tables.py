@@ -34,6 +34,8 @@ _PAPER: dict[str, dict[str, dict[str, float]]] = {
         "average": {"3D w/o BN": 0.723, "3D with BN": 0.704, "2D with BN": 0.547},
     },
 }
+#: What stands for the name of the data set in the paper's rows of the CSV file.
+_PAPERS_DATA = "Çiçek et al. (MICCAI 2016)"
 #: Title of each table, and of its first column.
 _TITLES = {
     "semi-automated": ("Semi-automated segmentation: cross validation over slices (Table 1)", "test slices"),
@@ -47,30 +49,44 @@ class Cell:
     """One row of the CSV file.
 
     Attributes:
+        dataset: name of the data set.
         protocol: "semi-automated", "sparsity" or "fully-automated".
         row: name of the table's row.
         column: name of its column.
         settings: a short text that differs for other data, networks or recipes.
+        slices: numbers of annotated (yz, xz, xy) slices that were learnt from, over all training volumes.
         iou: mean over the segments; NaN where there is nothing to count.
         segments: IoU of each, as "name=0.812; name=0.701".
         share: annotated share of the voxels that were learnt from, 0..1.
         iterations: training steps.
         seconds: of training.
+        patch: size (z, y, x) of the patches.
+        device: what it was trained on.
     """
 
+    dataset: str
     protocol: str
     row: str
     column: str
     settings: str
+    slices: str
     iou: float
     segments: str
     share: float
     iterations: int
     seconds: float
+    patch: str
+    device: str
+
+    @property
+    def segment_ious(self) -> dict[str, float]:
+        """IoU by the segment's name."""
+        pairs = (entry.rpartition("=") for entry in self.segments.split("; ") if entry)
+        return {name: float(value) for name, _, value in pairs}
 
 
 def read_cells(path: Path) -> list[Cell]:
-    """The rows of ``path``; none where it is not there.
+    """Our rows of ``path``; none where it is not there.
 
     Raises:
         InputError: the file is no such table.
@@ -82,14 +98,14 @@ def read_cells(path: Path) -> list[Cell]:
             return [
                 Cell(**{**row, "iou": float(row["iou"]), "share": float(row["share"]),
                         "iterations": int(row["iterations"]), "seconds": float(row["seconds"])})
-                for row in csv.DictReader(file)
+                for row in csv.DictReader(file) if row["dataset"] != _PAPERS_DATA
             ]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"'{path}' is no table of this program; move it away, or choose another folder.") from error
 
 
-def write_cells(path: Path, cells: Sequence[Cell]) -> None:
-    """Write the rows, atomically.
+def write_cells(path: Path, protocol: str, cells: Sequence[Cell]) -> None:
+    """Write our rows and the paper's, atomically.
 
     Raises:
         OutputError: the file cannot be written.
@@ -98,6 +114,10 @@ def write_cells(path: Path, cells: Sequence[Cell]) -> None:
         writer = csv.DictWriter(file, [f.name for f in fields(Cell)])
         writer.writeheader()
         writer.writerows(asdict(cell) for cell in cells)
+        writer.writerows(
+            {"dataset": _PAPERS_DATA, "protocol": protocol, "row": row, "column": column, "iou": iou}
+            for row, columns in _PAPER[protocol].items() for column, iou in columns.items()
+        )
 
 
 def as_markdown(
@@ -110,26 +130,45 @@ def as_markdown(
     title, corner = _TITLES[protocol]
     rows = list(dict.fromkeys(c.row for c in cells))
     columns = list(dict.fromkeys(c.column for c in cells))
-    values = {(c.row, c.column): c.iou for c in cells}
-    names = {row: _row_name(protocol, row, [c.share for c in cells if c.row == row]) for row in rows}
-    ours = {names[r]: {c: values.get((r, c), math.nan) for c in columns} for r in rows}
-    if protocol != "sparsity":
-        ours["average"] = {c: _mean([values.get((r, c), math.nan) for r in rows]) for c in columns}
+    names = {row: _row_name(protocol, row, [c for c in cells if c.row == row]) for row in rows}
+
+    def ours(values: Mapping[tuple[str, str], float]) -> list[str]:
+        table = {names[r]: {c: values.get((r, c), math.nan) for c in columns} for r in rows}
+        if protocol != "sparsity":
+            table["average"] = {c: _mean([values.get((r, c), math.nan) for r in rows]) for c in columns}
+        return _table(corner, columns, table)
+
     lines = [f"## {title}", "", *(f"- {line}" for line in settings), "", "IoU, mean over the segments:", ""]
-    lines += _table(corner, columns, ours)
+    lines += ours({(c.row, c.column): c.iou for c in cells})
+    segments = list(dict.fromkeys(name for c in cells for name in c.segment_ious))
+    for name in segments if len(segments) > 1 else ():
+        lines += ["", f"IoU of '{name}':", ""]
+        lines += ours({(c.row, c.column): c.segment_ious.get(name, math.nan) for c in cells})
+    if protocol == "sparsity" and (fewer := _fewer_slices(cells)):
+        lines += ["", f"Of orientations with fewer slices all were taken that are not scored on: {fewer}."]
     lines += ["", "As printed by Çiçek et al. on three *Xenopus* kidneys:", ""]
     paper = _PAPER[protocol]
     lines += _table(corner, list(next(iter(paper.values()))), paper)
     if thresholds:
-        segments = list(next(iter(thresholds.values())))
-        lines += ["", "The best that any threshold on one channel reaches, chosen with the truth:", ""]
-        lines += _table("volume", segments, thresholds)
+        best = {volume: _with_mean(ious, segments) for volume, ious in thresholds.items()}
+        lines += ["", "The best that any threshold on one channel reaches on all voxels, chosen with the truth:", ""]
+        lines += _table("volume", list(next(iter(best.values()))), best)
     return "\n".join([*lines, ""])
 
 
-def _row_name(protocol: str, row: str, shares: Sequence[float]) -> str:
+def _row_name(protocol: str, row: str, cells: Sequence[Cell]) -> str:
     """For Table 2 with the share of annotated voxels beside, mean over the volumes, as the paper prints it."""
-    return f"{row} ({100 * float(np.mean(shares)):.1f}%)" if protocol == "sparsity" else row
+    return f"{row} ({100 * float(np.mean([c.share for c in cells])):.1f}%)" if protocol == "sparsity" else row
+
+
+def _fewer_slices(cells: Sequence[Cell]) -> str:
+    """The cells of Table 2 that have not as many slices as their row says."""
+    return "; ".join(f"{c.row} of {c.column} are {c.slices}" for c in cells if c.slices != c.row)
+
+
+def _with_mean(ious: Mapping[str, float], segments: Sequence[str]) -> dict[str, float]:
+    """With the mean over the ``segments`` in front, which is what our tables show."""
+    return {"mean": _mean([ious.get(name, math.nan) for name in segments]), **ious}
 
 
 def _table(corner: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> list[str]:

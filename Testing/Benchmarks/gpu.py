@@ -92,7 +92,7 @@ def make_step(
 
     ``compiled`` is a mode of ``torch.compile``; None: not compiled.
     """
-    plan = replace(make_plan(preset("paper"), [patch], (1.0, 1.0, 1.0), 3, 4, 2**40), patch_size=patch)
+    plan = replace(make_plan(preset("paper"), [patch], (1.0, 1.0, 1.0), 3, 4), patch_size=patch)
     network = build_network(plan).to(device, memory_format=layout).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.99, fused=device.type == "cuda")
     images = torch.randn(1, 3, *patch, device=device).to(memory_format=layout)

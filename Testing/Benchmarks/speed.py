@@ -67,7 +67,7 @@ def step_and_convolutions(shape: tuple, spacing: tuple, channels: int) -> list[s
     """Patch, milliseconds of a step and of its convolutions, and their ratio: medians over the rounds."""
     trainer = make_trainer(shape, spacing, channels)
     plan = trainer.plan
-    layers = convolutions(trainer.network, plan, known=plan.known_slices)
+    layers = convolutions(trainer.network, lambda: trainer.step(0.5))
     steps, alone = [], []
     for turn in range(_ROUNDS + 2):
         step = _seconds(lambda: trainer.step(0.5))
@@ -80,16 +80,14 @@ def step_and_convolutions(shape: tuple, spacing: tuple, channels: int) -> list[s
     return [patch, f"{1000 * statistics.median(steps):.0f}", f"{1000 * statistics.median(alone):.0f}", f"{ratio:.2f}"]
 
 
-def convolutions(network: nn.Module, plan: Plan, known: bool) -> list[tuple[nn.Conv3d, torch.Size]]:
-    """Each convolution of the network with the shape of its input."""
+def convolutions(network: nn.Module, run: Callable[[], object]) -> list[tuple[nn.Conv3d, torch.Size]]:
+    """Each convolution that ``run`` has the network compute, with the shape of its input."""
     found: list[tuple[nn.Conv3d, torch.Size]] = []
     hooks = [
         m.register_forward_hook(lambda layer, inputs, _: found.append((layer, inputs[0].shape)))
         for m in network.modules() if isinstance(m, nn.Conv3d)
     ]
-    inputs = [torch.zeros(plan.batch_size, n, *plan.patch_size) for n in [plan.in_channels, *[plan.classes] * known]]
-    with torch.no_grad():
-        network(*inputs)
+    run()
     for hook in hooks:
         hook.remove()
     return found
@@ -116,7 +114,7 @@ def _fastest(layer: nn.Conv3d, size: torch.Size, backward: bool) -> float:
 
 def segment(way: str) -> dict[str, float]:
     """Seconds, peak memory and the convolutions' share of one way of segmenting the same volume with the same tiles."""
-    plan = make_plan(preset("balanced"), [_VOLUME], (1.0, 1.0, 1.0), 1, 3, 2**34)
+    plan = make_plan(preset("balanced"), [_VOLUME], (1.0, 1.0, 1.0), 1, 3)
     network = build_network(plan).to(memory_format=memory_format(_CPU)).eval()
     image = np.random.default_rng(0).normal(size=(1, *_VOLUME)).astype(np.float32)
     precision = choose_precision(_CPU)
@@ -129,7 +127,8 @@ def segment(way: str) -> dict[str, float]:
     seconds = _seconds(runs[way])
     peak = peak_mib()
     with torch.inference_mode():
-        layers = convolutions(network, plan, known=False)
+        tile = torch.zeros(plan.batch_size, plan.in_channels, *plan.patch_size)
+        layers = convolutions(network, lambda: network(tile))
         alone = min(sum(_fastest(layer, size, backward=False) for layer, size in layers) for _ in range(3))
     return {"seconds": seconds, "peak": peak, "convolutions": alone * tiles}
 

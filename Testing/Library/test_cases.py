@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from volumes_for_tests import make_case
 
 from SparseUNet3DLib.annotation import SparseAnnotation
-from SparseUNet3DLib.cases import Case, harmonise, make_folds
+from SparseUNet3DLib.cases import Case, Learnt, harmonise, make_folds
 from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.plane_detection import Plane
@@ -209,3 +209,32 @@ def test_planes_that_the_annotation_names_are_held_out_from_all_networks():
     case = case_of(cyclic((0, 1), (20, 20, 20)), ("a",), planes=tuple(Plane(0, n) for n in range(2, 16, 2)))
     case = replace(case, annotation=replace(case.annotation, held_out=(Plane(0, 6),)))
     assert [f.validation[0].annotation.planes for f in make_folds([case], None, 2)] == [(Plane(0, 6),)] * 2
+
+
+def held_out_when_continued(planes: tuple[Plane, ...], learnt: Learnt, count: int | None = None) -> tuple[Plane, ...]:
+    case = case_of(cyclic((0, 1), (20, 20, 20)), ("a",), planes=planes)
+    (fold,) = make_folds([case], count, 1, [learnt])
+    return fold.validation[0].annotation.planes
+
+
+def test_a_network_that_goes_on_learning_does_not_learn_what_was_held_out():
+    """Also where more slices would by themselves give another choice, and more of them."""
+    before, now = tuple(Plane(0, n) for n in (2, 6, 10, 14, 18)), tuple(Plane(0, n) for n in range(1, 19))
+    fresh = held_out_when_continued(before, Learnt({}, {}))
+    chosen = next(p for p in before if p not in fresh)
+    learnt = Learnt({"volume": [str(p) for p in before]}, {"volume": [str(chosen)]})
+    assert held_out_when_continued(before, learnt) == (chosen,)
+    assert held_out_when_continued(now, learnt) == (chosen,)
+    assert held_out_when_continued(now, learnt, 2) != (chosen,)  # who wants two gets two
+    # Nothing was held out, or it is not annotated any more: what is new to the network tells more than what is not.
+    for held_out in ({}, {"volume": ["z:3000"]}):
+        assert held_out_when_continued((*before, Plane(1, 9)), replace(learnt, held_out=held_out)) == (Plane(1, 9),)
+
+
+def test_what_was_held_out_is_learnt_where_a_class_would_be_lost_otherwise():
+    labels = np.zeros((20, 20, 20), np.uint16)
+    labels[10] = 1
+    planes = tuple(Plane(0, n) for n in (2, 6, 10, 14, 18))
+    learnt = Learnt({}, {"volume": ["z:10"]})
+    (fold,) = make_folds([case_of(labels, ("a",), planes=planes)], None, 1, [learnt])
+    assert fold.validation[0].annotation.planes != (Plane(0, 10),)

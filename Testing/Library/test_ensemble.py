@@ -34,6 +34,7 @@ from SparseUNet3DLib.training_task import TrainingFold, TrainingTask
 from SparseUNet3DLib.workflow import RunOptions, densify
 
 STEPS, NETWORKS = 4, 3
+PAINTED = (2, 5, 8, 11, 14, 17, 20)
 
 
 def task_of_three(folder=None, **changes: object) -> TrainingTask:
@@ -99,11 +100,13 @@ def test_the_held_out_iou_is_the_mean_of_what_each_network_makes_of_its_own_slic
     assert result.held_out_iou == {"bright": pytest.approx(0.7), "dark": pytest.approx(0.3)}
 
 
-def test_each_network_starts_from_one_of_those_given():
+def test_each_network_starts_from_one_of_those_given_and_further_ones_from_random_weights():
+    standing = tiny_recipe(iterations=3, learning_rate=1e-12)
     starts = networks_of(run_training(task_of_three()))[:2]
-    result = run_training(task_of_three(initial_weights=starts, recipe=tiny_recipe(iterations=3, learning_rate=1e-12)))
-    for found, start in zip(networks_of(result), [*starts, starts[0]], strict=True):
-        assert all(torch.allclose(t, start[n], atol=1e-6) for n, t in found.items())
+    found = networks_of(run_training(task_of_three(initial_weights=starts, recipe=standing)))
+    random = networks_of(run_training(task_of_three(recipe=standing)))
+    for network, start in zip(found, [*starts, random[2]], strict=True):
+        assert all(torch.allclose(t, start[n], atol=1e-6) for n, t in network.items())
 
 
 def test_an_ensemble_answers_with_the_mean_logits():
@@ -132,7 +135,7 @@ def densified():
     volume = tiny_volume()
     recipe = tiny_recipe(iterations=200, learning_rate=0.03, members=2)
     return volume, *densify(
-        volume, tiny_annotation(volume, (2, 5, 8, 11, 14, 17, 20)), recipe,
+        volume, tiny_annotation(volume, PAINTED), recipe,
         RunOptions("cpu", plan={**NARROW, "widths": "4,8"}),
     )
 
@@ -166,10 +169,13 @@ def test_continuing_from_two_networks_gives_two_unless_told_otherwise(densified,
     volume, _, model = densified
     options = RunOptions("cpu", start_from=model)
     recipe = tiny_recipe(iterations=3, learning_rate=1e-12, members=members)
-    _, continued = densify(volume, tiny_annotation(volume), recipe, options)
+    _, continued = densify(volume, tiny_annotation(volume, (*PAINTED, 22)), recipe, options)
     assert continued.plan.members == expected
-    for n, member in enumerate(continued.members()):
-        start = model.members()[n % 2]
+    held_out = model.record["held_out_by_network"]
+    assert held_out[0] != held_out[1]
+    # What one network has not learnt, the one that goes on from it does not learn either.
+    assert continued.record["held_out_by_network"][:2] == held_out[:expected]
+    for member, start in zip(continued.members(), model.members(), strict=False):
         assert all(torch.allclose(t, start.weights[name], atol=1e-5) for name, t in member.weights.items())
 
 

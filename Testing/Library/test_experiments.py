@@ -1,24 +1,22 @@
-"""The paper's protocols on tiny volumes: what is learnt from, what is scored, and that a killed run goes on."""
+"""The paper's protocols: what is learnt from, what is scored, and how the tables show it."""
 
 from __future__ import annotations
 
-import csv
 import itertools
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command import ROOT, call, run, start
+from tiny_experiment import a_cell, rows_of
 from volumes_for_tests import make_case
 
+from SparseUNet3DLib.annotation_share import share_annotated
 from SparseUNet3DLib.cases import Case
-from SparseUNet3DLib.errors import InputError, MissingDependencyError, UsageError
+from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.experiments.cells import count, only_planes, painted, scored_voxels
-from SparseUNet3DLib.experiments.dataset import read_dataset
 from SparseUNet3DLib.experiments.protocols import NETWORKS, Run, fully_automated, semi_automated, sparsity
+from SparseUNet3DLib.experiments.tables import as_markdown, read_cells, write_cells
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.segments import Segmentation
 
@@ -81,6 +79,8 @@ def test_rows_of_table_2_grow_out_of_each_other_and_share_their_test_slices():
             assert tuple(found) == counts
             assert not set(row.training[name]) & set(row.test[name])
             assert row.test == rows[0].test
+            # All rows are scored on the very same voxels.
+            assert row.unscored == rows[-1].training
         for less, more in itertools.pairwise(rows):
             assert set(less.training[name]) < set(more.training[name])
         assert sorted((*rows[-1].training[name], *rows[-1].test[name])) == sorted(case.annotation.planes)
@@ -128,7 +128,7 @@ def test_nothing_of_a_test_slice_is_learnt_from_but_where_training_slices_cross_
     case = volume((3, 3, 3))
     training, test = case.annotation.planes[::2], case.annotation.planes[1::2]
     kept = only_planes(case, training).annotation
-    entry = Run("row", "column", "3D with BN", {"v0": training}, {"v0": test})
+    entry = Run("row", "column", "3D with BN", {"v0": training}, {"v0": test}, {"v0": training})
     scored = scored_voxels(entry, "v0", case)
     assert not (scored & kept.annotated).any()
     on_test = np.zeros(SHAPE, bool)
@@ -173,163 +173,21 @@ def test_annotated_shares_are_those_that_the_paper_prints():
         for shape in shapes:
             planes = tuple(Plane(axis, 3 + 2 * n) for axis in range(3) for n in range(counts[2 - axis]))
             case = make_case(np.zeros(shape, np.uint8), planes=planes)
-            shares.append(only_planes(case, planes).annotation.annotated.mean())
-        assert round(100 * float(np.mean(shares)), 1) == percent
+            shares.append(share_annotated(only_planes(case, planes).annotation).total)
+        table = as_markdown("sparsity", [a_cell(share=share) for share in shares], [], {})
+        assert f"| 1,1,1 ({percent}%) |" in table
 
 
-# -- data sets -------------------------------------------------------------------------------------------
-
-TINY = """
-name = "tiny tubules"
-[training]
-iterations = {iterations}
-optimizer = "adamw"
-learning_rate = 0.003
-precision = "float32"
-widths = "2,2,2,2"
-patch_size = "100x108x116"
-"""
-PHANTOM = """
-[[volume]]
-name = "{name}"
-phantom = {{ seed = {seed}, shape = [12, 20, 24], spacing = [2.0, 1.0, 1.0] }}
-slices = ["z:1-11:2", "y:1-19:3", "x:1-23:3"]
-"""
-
-
-def tiny(folder: Path, number: int = 2, iterations: int = 1) -> Path:
-    path = folder / "tiny.toml"
-    entries = (PHANTOM.format(name=f"S{n}", seed=n) for n in range(1, number + 1))
-    path.write_text(TINY.format(iterations=iterations) + "".join(entries), encoding="utf-8")
-    return path
-
-
-def test_a_data_set_says_what_is_trained_and_how(tmp_path: Path):
-    data = read_dataset(tiny(tmp_path))
-    assert data.name == "tiny tubules"
-    assert list(data.cases) == ["S1", "S2"]
-    assert data.recipe.iterations == 1 and data.recipe.seconds is None and data.recipe.optimizer == "adamw"
-    assert data.recipe.class_balance == 1.0  # the paper's, as nothing else is said
-    assert data.plan == {"patch_size": "100x108x116", "widths": "2,2,2,2"}
-    assert len(data.cases["S1"].annotation.planes) == 6 + 7 + 8
-    assert set(data.thresholds["S1"]) == {"tubule", "lumen", "union"}
-    assert 0 < data.thresholds["S1"]["union"] < 0.8
-
-
-def test_files_are_relative_to_the_data_set_and_segments_may_be_chosen(tmp_path: Path):
-    from command import PAINTED, SEGMENTS, write_case
-
-    write_case(tmp_path)
-    path = tmp_path / "own.toml"
-    text = '[[volume]]\nname = "v"\nchannels = ["vol.nrrd"]\nsegmentation = "ann.seg.nrrd"\n'
-    slices = f'slices = ["z:{",".join(map(str, PAINTED))}"]\n'
-    path.write_text(text + slices, encoding="utf-8")
-    annotation = read_dataset(path).cases["v"].annotation
-    assert [s.name for s in annotation.segments] == [s.name for s in SEGMENTS]
-    path.write_text(text + slices + f'segments = ["{SEGMENTS[1].name}"]\n', encoding="utf-8")
-    chosen = read_dataset(path).cases["v"].annotation
-    np.testing.assert_array_equal(chosen.labels > 0, annotation.labels == 2)
-    assert [s.name for s in chosen.segments] == [SEGMENTS[1].name]
-
-
-@pytest.mark.parametrize("name", ["chest-ct", "phantom"])
-def test_the_data_sets_that_are_included_can_be_read(name: str):
-    data = read_dataset(ROOT / "Testing" / "Experiments" / f"{name}.toml")
-    assert semi_automated(data.cases) and sparsity(data.cases)
-    if name == "phantom":
-        assert len(fully_automated(data.cases)) == 9
-
-
-@pytest.mark.parametrize(
-    "text, sentence",
-    [
-        ("name = 'x'", r"it lists no volumes; add a \[\[volume\]\]"),
-        ("[[volume", "is no TOML file"),
-        ("colour = 1\n[[volume]]", "A data set has no 'colour'; choose among"),
-        ("[[volume]]\ncolour = 1", "volume 'volume 1': A volume has no 'colour'"),
-        ("[[volume]]\nchannels = ['a.nrrd']", "'segmentation' is missing"),
-        ("[[volume]]\nchannels = ['a.nrrd']\nsegmentation = 'b.nrrd'", "a.nrrd"),
-        ("[training]\ncolour = 1\n[[volume]]\nphantom = {seed = 1}\nslices='z:3'", r"\[training\] has no 'colour'"),
-        ("[[volume]]\nphantom = {size = 3}", "A phantom has no 'size'; choose among seed, shape, spacing"),
-        ("[[volume]]\nphantom = {seed=1}\nslices='z:900'", "volume 'volume 1': "),
-        ("[[volume]]\nname='a'\nphantom={seed=1}\nslices='z:3'\n[[volume]]\nname='a'", "two volumes are named 'a'"),
-    ],
-)
-def test_a_data_set_that_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, text: str, sentence: str):
-    path = tmp_path / "bad.toml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises((InputError, UsageError), match=sentence) as caught:
-        read_dataset(path)
-    assert "bad.toml" in str(caught.value)
-
-
-def test_a_package_that_is_missing_is_named(tmp_path: Path):
-    path = tmp_path / "own.toml"
-    path.write_text('package = "no_such_package"\n[[volume]]\n', encoding="utf-8")
-    with pytest.raises(MissingDependencyError, match="pip install no_such_package"):
-        read_dataset(path)
-
-
-# -- the command -----------------------------------------------------------------------------------------
-
-
-def rows_of(path: Path) -> list[dict]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def test_tables_are_written_with_the_papers_beside_and_nothing_is_done_twice(tmp_path: Path, capsys):
-    tiny(tmp_path)
-    out = tmp_path / "out"
-    assert call("experiment", "fully-automated", tmp_path / "tiny.toml", "-o", out, "--device", "cpu") == 0
-    rows = rows_of(out / "fully-automated.csv")
-    assert [(r["row"], r["column"]) for r in rows] == [(v, c) for v in ("S1", "S2") for c in NETWORKS]
-    assert all(0 <= float(r["iou"]) <= 1 and r["iterations"] == "1" for r in rows)
-    text = (out / "fully-automated.md").read_text(encoding="utf-8")
-    assert "| 3 | 0.779 | 0.554 | 0.325 |" in text and "| S1 | " in text
-    assert "The best that any threshold" in text and "1 steps" in text
-    pictures = sorted(p.name for p in out.glob("*.png"))
-    assert len(pictures) == 6
-    assert {"fully-automated-S1-2D-with-BN.png", "fully-automated-S2-3D-without-BN.png"} <= {*pictures}
-    assert not list(out.glob("*.run"))
-    before = (out / "fully-automated.csv").stat().st_mtime_ns
-    capsys.readouterr()
-    assert call("experiment", "fully-automated", tmp_path / "tiny.toml", "-o", out, "--device", "cpu") == 0
-    assert (out / "fully-automated.csv").stat().st_mtime_ns == before
-    assert capsys.readouterr().out.count("| S1 |") >= 1
-
-
-def test_other_settings_are_other_results(tmp_path: Path):
-    out = tmp_path / "out"
-    for iterations in (1, 2):
-        path = tiny(tmp_path, 2, iterations)
-        assert call("experiment", "fully-automated", path, "-o", out, "--device", "cpu", "--no-pictures") == 0
-        rows = rows_of(out / "fully-automated.csv")
-        assert [r["iterations"] for r in rows] == [str(iterations)] * 6
-        assert not list(out.glob("*.png"))
-
-
-def test_a_killed_experiment_goes_on_where_it_was(tmp_path: Path):
-    """Killed in its second cell, it keeps the first and goes on with the second from its checkpoint."""
-    tiny(tmp_path, 2, 6)
-    command = ("experiment", "sparsity", "tiny.toml", "-o", "out", "--device", "cpu", "--no-pictures")
-    table = tmp_path / "out" / "sparsity.csv"
-    with start(*command, cwd=tmp_path) as process:
-        deadline = time.monotonic() + 100
-        while not (table.exists() and list(table.parent.glob("*.run/checkpoint.safetensors"))):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-    first = rows_of(table)
-    assert 1 <= len(first) < 8
-    code, _, err = run(*command, cwd=tmp_path)
-    assert code == 0, err
-    rows = rows_of(table)
-    assert rows[: len(first)] == first
-    assert [(r["column"], r["row"]) for r in rows] == [
-        (v, row) for v in ("S1", "S2") for row in ("1,1,1", "2,2,1", "3,3,2", "5,5,3")
-    ]
-    shares = [float(r["share"]) for r in rows[:4]]
-    assert shares == sorted(shares) and shares[0] < shares[-1]
-    text = (tmp_path / "out" / "sparsity.md").read_text(encoding="utf-8")
-    assert f"| 1,1,1 ({100 * shares[0]:.1f}%) |" in text
+def test_a_table_tells_each_segment_and_where_slices_were_fewer(tmp_path: Path):
+    both = [a_cell(), a_cell(row="5,5,3", slices="4,5,3", iou=0.75, segments="one=0.7; other=0.8")]
+    text = as_markdown("sparsity", both, ["with care"], {"S1": {"one": 0.2, "other": 0.4, "union": 0.5}})
+    assert "- with care" in text and "IoU of 'other':" in text and "| 5,5,3 (10.0%) | 0.800 |" in text
+    assert "5,5,3 of S1 are 4,5,3." in text
+    assert "| volume | mean | one | other | union |" in text and "| S1 | 0.300 | 0.200 | 0.400 | 0.500 |" in text
+    write_cells(tmp_path / "t.csv", "sparsity", both)
+    assert read_cells(tmp_path / "t.csv") == both
+    rows = rows_of(tmp_path / "t.csv")
+    assert [r["iou"] for r in rows if r["row"].startswith("5,5,3")] == ["0.75", "0.856", "0.849", "0.872"]
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="is no table of this program"):
+        read_cells(tmp_path / "t.csv")

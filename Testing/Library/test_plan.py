@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from volumes_for_tests import Triple, make_plan_of
 
 from SparseUNet3DLib.errors import InputError, MemoryLimitError, SparseUNetError, UsageError
-from SparseUNet3DLib.plan import ANISOTROPIC, Plan, format_triple, make_plan, override_plan
+from SparseUNet3DLib.plan import ANISOTROPIC, Plan, fit_to_memory, format_triple, make_plan, override_plan
 from SparseUNet3DLib.recipe import Recipe, preset
 
 PLENTY = 2**50
@@ -22,7 +22,8 @@ ONE_MM = (1.0, 1.0, 1.0)
 def planned(shape: Triple, spacing: tuple[float, float, float] = ONE_MM, on_gpu: bool = False, **options) -> Plan:
     recipe = options.pop("recipe", Recipe())
     memory = options.pop("memory", PLENTY)
-    return make_plan(recipe, [shape], spacing, options.pop("channels", 1), options.pop("classes", 2), memory, on_gpu)
+    plan = make_plan(recipe, [shape], spacing, options.pop("channels", 1), options.pop("classes", 2), on_gpu)
+    return fit_to_memory(plan, memory)
 
 
 # -- levels ----------------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ def test_every_plan_is_consistent(shape: Triple, spacing: tuple[float, float, fl
 
 def test_several_volumes_are_planned_by_their_medians():
     shapes = [(40, 40, 40), (50, 50, 50), (48, 48, 48)]
-    plan = make_plan(Recipe(), shapes, (1.2, 1.2, 1.2), 1, 2, PLENTY)
+    plan = make_plan(Recipe(), shapes, (1.2, 1.2, 1.2), 1, 2)
     assert plan.spacing == (1.2, 1.2, 1.2)
     assert plan.patch_size == (48, 48, 48)
 

@@ -1,0 +1,56 @@
+"""What a model file tells of how its network came about."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+import SparseUNet3DLib
+from SparseUNet3DLib.cases import Case, Fold
+from SparseUNet3DLib.device import describe_device
+from SparseUNet3DLib.model_file import Model
+from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.preparation import Preparation, held_out_planes
+from SparseUNet3DLib.training_task import TrainingResult
+
+
+def make_record(prepared: Preparation, result: TrainingResult, start: Model | None) -> dict:
+    """The training record that the model carries."""
+    return {
+        "volumes": [
+            {
+                "name": c.volume.name,
+                "shape": list(c.volume.array.shape[1:]),
+                "spacing": list(c.volume.geometry.array_spacing),
+                "annotated": float(c.annotation.annotated.mean()),
+                "planes": [str(p) for p in sorted({*c.annotation.planes, *_withheld(prepared.folds[0], c)})],
+            }
+            for c in prepared.folds[0].training
+        ],
+        "iterations": result.iterations,
+        "seconds": round(result.seconds, 1),
+        "device": describe_device(prepared.device),
+        "precision": str(result.precision).removeprefix("torch."),
+        "held_out_planes": held_out_planes(prepared.folds),
+        "held_out_by_network": [held_out_planes([fold]) for fold in prepared.folds[: result.plan.members]],
+        "held_out_iou": result.held_out_iou,
+        "history": result.history,
+        "started_from": start.record.get("date") if start else None,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": {
+            "SparseUNet3D": SparseUNet3DLib.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "SimpleITK": sitk.Version_VersionString(),
+            "Python": platform.python_version(),
+        },
+    }
+
+
+def _withheld(fold: Fold, case: Case) -> tuple[Plane, ...]:
+    """The planes held out from ``case``, one of those to train on."""
+    return next((v.annotation.planes for v in fold.validation if v.volume is case.volume), ())
