@@ -98,9 +98,11 @@ def plot_slices(rows: list[dict], path: Path) -> None:
     for task, panel in zip(tasks, panels, strict=False):
         for color, method in zip(_COLORS, METHODS, strict=True):
             of_method = [row for row in rows if (row["task"], row["method"]) == (task, method)]
-            lines = [_line_of_slices(of_method, method, budget) for budget in _budgets(of_method)]
+            lines = {budget: _line_of_slices(of_method, method, budget) for budget in reversed(_budgets(of_method))}
             if lines:
-                panel.plot(*zip(*max(reversed(lines), key=len), strict=True), "o-", color=color, label=method)
+                budget, line = max(lines.items(), key=lambda item: len(item[1]))
+                label = f"{method}, {budget} min" if budget else method
+                panel.plot(*zip(*line, strict=True), "o-", color=color, label=label)
         panel.set(title=task, xlabel="annotated slices", ylabel="IoU", ylim=(0, 1))
         panel.grid(alpha=0.3)
     _save(figure, panels, path)
