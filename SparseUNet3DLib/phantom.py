@@ -42,6 +42,7 @@ def make_phantom(
     seed: int = 0,
     shape: tuple[int, int, int] = (64, 96, 96),
     spacing: tuple[float, float, float] = (1.0, 0.5, 0.5),
+    light: float = 1.0,
 ) -> tuple[Volume, Segmentation]:
     """A volume with the channels `CHANNEL_NAMES` (uint8), and which voxels are tubule and lumen.
 
@@ -52,6 +53,7 @@ def make_phantom(
         seed: chooses the volume, 0 or larger.
         shape: voxels along z, y, x.
         spacing: distance between voxels along z, y, x in µm, z being the depth.
+        light: how much of the usual light it is taken with; less makes a darker, noisier volume, unlike others.
     """
     rng = np.random.default_rng(seed)
     margin = [int(np.ceil(_MARGIN / step)) for step in spacing]
@@ -67,7 +69,7 @@ def make_phantom(
     labels[distance < nearest.lumen] = LUMEN
 
     channels = stain(rng, axes, distance - nearest.outer, distance - nearest.lumen)
-    array = np.stack([photograph(rng, channel, axes, n)[inner] for n, channel in enumerate(channels)])
+    array = np.stack([photograph(rng, channel, axes, n, light)[inner] for n, channel in enumerate(channels)])
     geometry = Geometry(tuple(reversed(shape)), tuple(float(step) for step in reversed(spacing)))
     truth = Segmentation(np.ascontiguousarray(labels[inner]), SEGMENTS, geometry)
     return Volume(array, geometry, CHANNEL_NAMES, "phantom"), truth

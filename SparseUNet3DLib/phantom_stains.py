@@ -142,14 +142,17 @@ def _spread(rng: np.random.Generator, candidates: np.ndarray, apart: float) -> n
 
 
 def photograph(
-    rng: np.random.Generator, brightness: np.ndarray, axes: Sequence[np.ndarray], channel: int
+    rng: np.random.Generator, brightness: np.ndarray, axes: Sequence[np.ndarray], channel: int, strength: float
 ) -> np.ndarray:
-    """Gray values (z, y, x) uint8 that the microscope makes of a channel's brightness (z, y, x)."""
+    """Gray values (z, y, x) uint8 that the microscope makes of a channel's brightness (z, y, x).
+
+    ``strength`` is that of the light that is shone on it, 1 the usual one.
+    """
     blurred = gaussian_filter(brightness, [sd / (axis[1] - axis[0]) for sd, axis in zip(_BLUR, axes, strict=True)])
     extent = [axis[-1] - axis[0] for axis in axes]
     light = np.exp(-(axes[0] - axes[0][0]) / (extent[0] * _FADING[channel]))[:, None, None]
     shade = np.exp(_SHADING * smooth_noise(rng, axes, [_SHADING_LENGTH * length for length in extent]))
-    photons = rng.poisson(_PHOTONS[channel] * blurred * light * shade)
+    photons = rng.poisson(strength * _PHOTONS[channel] * blurred * light * shade)
     gray = _GAIN * photons + _OFFSET + _READ_NOISE * rng.normal(size=photons.shape)
     return np.clip(np.rint(gray), 0, 255).astype(np.uint8)
 

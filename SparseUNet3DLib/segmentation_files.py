@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,20 @@ def read_segmentation(path: str | os.PathLike) -> Segmentation:
         _check_no_overlap(labels, layer, segments, path)
         np.maximum(labels, layer, out=labels)
     return Segmentation(labels, segments, geometry)
+
+
+def read_named(path: Path) -> Segmentation:
+    """The segmentation in ``path``, whose segments can be told by their names.
+
+    Raises:
+        InputError: it cannot be used, or two segments have the same name.
+    """
+    segmentation = read_segmentation(path)
+    counts = Counter(segment.name for segment in segmentation.segments)
+    for name, count in counts.items():
+        if count > 1:
+            raise InputError(f"'{path}': {count} segments are named '{name}'; give each a name of its own.")
+    return segmentation
 
 
 def write_segmentation(segmentation: Segmentation, path: str | os.PathLike, compress: bool = True) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from SparseUNet3DLib.annotation import parse_planes
 from SparseUNet3DLib.atomic import atomic_path
 from SparseUNet3DLib.command_line.console import say
-from SparseUNet3DLib.command_line.options import read_annotation, read_image, read_named, read_segmentation_on
+from SparseUNet3DLib.command_line.options import read_annotation, read_image, read_segmentation_on
 from SparseUNet3DLib.command_line.outputs import check_outputs
 from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.evaluation import (
@@ -23,7 +23,7 @@ from SparseUNet3DLib.evaluation import (
     score_segmentation,
 )
 from SparseUNet3DLib.events import Reporter
-from SparseUNet3DLib.segmentation_files import write_segmentation
+from SparseUNet3DLib.segmentation_files import read_named, write_segmentation
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.volumes import Volume
 

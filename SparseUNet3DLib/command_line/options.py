@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.recipe import Recipe, preset
-from SparseUNet3DLib.segmentation_files import on_grid, read_segmentation
+from SparseUNet3DLib.segmentation_files import on_grid, read_named
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.volumes import Volume, read_volume
 
@@ -22,20 +21,6 @@ from SparseUNet3DLib.volumes import Volume, read_volume
 def read_image(paths: Sequence[Path], reporter: Reporter) -> Volume:
     """The volume in ``paths``; what had to be mended is reported."""
     return read_volume(paths, warn=lambda message: reporter.emit("warning", message=message))
-
-
-def read_named(path: Path) -> Segmentation:
-    """The segmentation in ``path``, whose segments can be told by their names.
-
-    Raises:
-        InputError: it cannot be used, or two segments have the same name.
-    """
-    segmentation = read_segmentation(path)
-    counts = Counter(segment.name for segment in segmentation.segments)
-    for name, count in counts.items():
-        if count > 1:
-            raise InputError(f"'{path}': {count} segments are named '{name}'; give each a name of its own.")
-    return segmentation
 
 
 def read_segmentation_on(geometry: Geometry, path: Path, reporter: Reporter) -> Segmentation:

@@ -16,13 +16,13 @@ from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.image_files import image_array, read_image
 from SparseUNet3DLib.phantom import best_threshold_iou, make_phantom
 from SparseUNet3DLib.plane_detection import Plane
-from SparseUNet3DLib.segmentation_files import on_grid, read_segmentation
+from SparseUNet3DLib.segmentation_files import on_grid, read_named
 from SparseUNet3DLib.segments import BACKGROUND_NAME, Segment, Segmentation
 from SparseUNet3DLib.volumes import read_volume
 
 _KEYS = {"name", "channels", "segmentation", "labels", "slices", "segments"}
 _PHANTOM_KEYS = {"name", "phantom", "slices"}
-_PHANTOM_OPTIONS = {"seed", "shape", "spacing"}
+_PHANTOM_OPTIONS = {"seed", "shape", "spacing", "light"}
 #: In ``labels``, the value of voxels that nobody has annotated; as on the paper's label maps.
 _UNLABELLED = "unlabelled"
 #: A slice counts as annotated where more than this share of it is; others hold the lines where annotated ones cross.
@@ -62,7 +62,7 @@ def read_entry(entry: Mapping, name: str, root: Path, warn: Callable[[str], None
     if "labels" in entry:
         annotation = _read_labels(path, entry, volume.geometry)
     else:
-        segmentation = on_grid(read_segmentation(path), volume.geometry, str(path), warn)
+        segmentation = on_grid(read_named(path), volume.geometry, str(path), warn)
         slices = texts(entry, "slices") or slices_in_file(path)[0] or ["auto"]
         annotation = _as_meant(segmentation, slices)
     if "segments" in entry:
@@ -111,6 +111,10 @@ def _phantom_options(values: object) -> dict:
             ):
                 raise InputError(f"A phantom's {key} must be three numbers [z, y, x], not {numbers!r}.")
             options[key] = tuple(numbers)
+    if "light" in values:
+        if not isinstance(values["light"], (int, float)) or not values["light"] > 0:
+            raise InputError(f"A phantom's light must be a number above 0, not {values['light']!r}.")
+        options["light"] = float(values["light"])
     return options
 
 

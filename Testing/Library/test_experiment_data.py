@@ -65,6 +65,7 @@ def test_the_data_sets_that_are_included_can_be_read(name: str):
         ("[[volume]]\nphantom = 3", "A phantom is described by a table"),
         ("[[volume]]\nphantom = {seed = -1}", "seed must be a whole number from 0, not -1"),
         ("[[volume]]\nphantom = {shape = [12, 20]}", r"shape must be three numbers \[z, y, x\]"),
+        ("[[volume]]\nphantom = {light = 0}", "light must be a number above 0, not 0"),
         ("[[volume]]\nphantom = {seed = 1}\nsegments = ['a']", "A generated volume has no 'segments'"),
         ("[[volume]]\nphantom = {seed = 1}\nslices = [3]", r"'slices' must be a text in quotes, or a list of them"),
         ("[[volume]]\nphantom = {seed = 1}", "No annotated slices are given"),
@@ -76,7 +77,7 @@ def test_the_data_sets_that_are_included_can_be_read(name: str):
         ("[[volume]]\nchannels = ['a.nrrd']", "'segmentation' is missing"),
         ("[[volume]]\nchannels = ['a.nrrd']\nsegmentation = 'b.nrrd'", "a.nrrd"),
         ("[training]\ncolour = 1\n[[volume]]\nphantom = {seed = 1}\nslices='z:3'", r"\[training\] has no 'colour'"),
-        ("[[volume]]\nphantom = {size = 3}", "A phantom has no 'size'; choose among seed, shape, spacing"),
+        ("[[volume]]\nphantom = {size = 3}", "A phantom has no 'size'; choose among light, seed, shape, spacing"),
         ("[[volume]]\nphantom = {seed=1}\nslices='z:900'", "volume 'volume 1': "),
         ("[[volume]]\nname='a'\nphantom={seed=1}\nslices='z:3'\n[[volume]]\nname='a'", "two volumes are named 'a'"),
     ],
@@ -178,6 +179,19 @@ def test_slices_that_the_annotations_file_lists_are_those_that_count(tmp_path: P
     annotation = read_dataset(path).cases["volume 1"].annotation
     assert annotation.planes == (Plane(0, 6), Plane(1, 16))
     assert [s.name for s in annotation.segments] == [s.name for s in SEGMENTS]
+
+
+def test_two_segments_of_one_name_are_refused(tmp_path: Path):
+    from command import write_case
+
+    write_case(tmp_path)
+    image = sitk.ReadImage(str(tmp_path / "ann.seg.nrrd"))
+    image.SetMetaData("Segment1_Name", image.GetMetaData("Segment0_Name"))
+    sitk.WriteImage(image, str(tmp_path / "ann.seg.nrrd"))
+    path = tmp_path / "own.toml"
+    path.write_text('[[volume]]\nchannels = ["vol.nrrd"]\nsegmentation = "ann.seg.nrrd"\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"volume 'volume 1': '.*ann.seg.nrrd': 2 segments are named"):
+        read_dataset(path)
 
 
 def test_a_package_that_is_missing_is_named(tmp_path: Path):

@@ -103,6 +103,16 @@ def test_another_seed_gives_another_volume_of_the_same_kind():
         assert other_channel.mean() == pytest.approx(channel.mean(), rel=0.3)
 
 
+def test_with_less_light_the_same_tubules_are_darker_and_noisier():
+    (volume, truth), (dark, dark_truth) = make_phantom(0, SMALL), make_phantom(0, SMALL, light=0.4)
+    np.testing.assert_array_equal(truth.labels, dark_truth.labels)
+    for channel, dark_channel in zip(volume.array.astype(float), dark.array.astype(float), strict=True):
+        assert dark_channel.mean() < 0.6 * channel.mean()
+        # Noise is what neighbours do not share; it is told beside the spread of the whole channel.
+        noise, dark_noise = (np.diff(c, axis=2).std() / c.std() for c in (channel, dark_channel))
+        assert dark_noise > 1.1 * noise
+
+
 def test_the_gray_values_use_their_range_and_are_not_clipped(phantom):
     for channel in phantom[0].array:
         assert channel.max() > 120
