@@ -181,6 +181,21 @@ def usual_patch_voxels(on_gpu: bool) -> int:
     return 128**3 if on_gpu else 64**3
 
 
+def parse_spacing(text: str) -> tuple[float, float, float]:
+    """"3x1x1" as a spacing (z, y, x) in mm.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        z, y, x = (float(part) for part in text.lower().split("x"))
+    except ValueError:
+        z = y = x = math.nan
+    if not all(0 < step < math.inf for step in (z, y, x)):
+        raise UsageError(f"'{text}' is no value for spacing; write three lengths in mm like 3x0.7x0.7 (z x y x x).")
+    return z, y, x
+
+
 def fit_to_memory(plan: Plan, memory: int) -> Plan:
     """The plan, made smaller until a training step takes at most ``memory`` bytes.
 
@@ -212,7 +227,9 @@ def override_plan(plan: Plan, values: dict[str, str]) -> Plan:
             elif name == "strides":
                 changes[name] = tuple(_parse_triple(t) for t in text.split(","))
             else:
-                raise UsageError(f"A plan has no '{name}' to set; choose patch_size, batch_size, widths or strides.")
+                raise UsageError(
+                    f"A plan has no '{name}' to set; choose patch_size, batch_size, widths, strides or spacing."
+                )
         except ValueError:
             raise UsageError(f"'{text}' is no value for {name}; write it like 48x64x64, 2, 16,32,64 or 1x2x2,2x2x2.") \
                 from None

@@ -12,7 +12,7 @@ import torch
 
 from SparseUNet3DLib.cases import Case, Fold, Learnt, harmonise, make_folds
 from SparseUNet3DLib.device import available_memory, choose_device, describe_device
-from SparseUNet3DLib.errors import InputError, MemoryLimitError
+from SparseUNet3DLib.errors import InputError, MemoryLimitError, UsageError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.model_file import Model
 from SparseUNet3DLib.normalisation import ChannelNormalisation, fit_normalisation
@@ -22,6 +22,7 @@ from SparseUNet3DLib.plan import (
     format_triple,
     make_plan,
     override_plan,
+    parse_spacing,
     usual_patch_voxels,
 )
 from SparseUNet3DLib.plane_detection import Plane
@@ -37,7 +38,8 @@ class RunOptions:
     Attributes:
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         hold_out: annotated planes per volume kept for validation; None: about one in six, none of fewer than 5.
-        plan: parts of the plan to override, as ``plan.override_plan`` takes them.
+        plan: parts of the plan to override, as ``plan.override_plan`` takes them; and "spacing", at which the network
+            works, as ``plan.parse_spacing`` takes it.
         memory: bytes that training may use; None: four fifths of what is free on the device.
         folder: where checkpoints go; None: none are written.
         resume: go on from the checkpoint in ``folder``.
@@ -100,6 +102,10 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     normalisation = start.channels if start else fit_normalisation(names, arrays)
     classes = len(cases[0].annotation.segments) + 1
     memory = options.memory or available_memory(device)
+    changes = dict(options.plan)
+    wanted_spacing = changes.pop("spacing", None)
+    if start and wanted_spacing:
+        raise UsageError("A model to start from goes on at the spacing that it was trained at; leave out spacing.")
     if start:
         known_slices = recipe.known_slices and start.plan.network == "auto"
         plan = replace(start.plan, classes=classes, known_slices=known_slices, members=1)
@@ -107,10 +113,12 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
             warn(f"The model to start from is a '{plan.network}' network, so that '{recipe.network}' does not count.")
     else:
         on_gpu = device.type != "cpu"
-        spacing = _working_spacing(cases, recipe, usual_patch_voxels(on_gpu))
+        spacing = parse_spacing(wanted_spacing) if wanted_spacing else _working_spacing(
+            cases, recipe, usual_patch_voxels(on_gpu)
+        )
         shapes = [_shape_at(c.volume, spacing) for c in cases]
         plan = make_plan(recipe, shapes, spacing, len(names), classes, on_gpu)
-    plan = _settle_plan(plan, options.plan, memory)
+    plan = _settle_plan(plan, changes, memory)
     folds = make_folds(cases, options.hold_out, _count_networks(recipe, start), _learnt(start))
     plan = replace(plan, members=len(folds))
     reporter.emit(

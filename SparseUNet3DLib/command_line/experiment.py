@@ -153,11 +153,12 @@ def _describe(data: DataSet, cells: Sequence[Cell]) -> list[str]:
     rate = f"{recipe.optimizer}, learning rate {recipe.learning_rate:g}, schedule {recipe.schedule}"
     widths = f"widths {data.plan['widths']}" if "widths" in data.plan else "widths as in the paper"
     patches = ", ".join(sorted({c.patch for c in cells}))
+    spacing = f"; the 3D networks at {data.plan['spacing']} mm" if "spacing" in data.plan else ""
     steps = f"{min(c.iterations for c in cells)} to {max(c.iterations for c in cells)} steps"
     devices = ", ".join(dict.fromkeys(c.device for c in cells))
     return [
         volumes,
-        f"the paper's networks, {widths}, patches of {patches} voxels (z x y x x)",
+        f"the paper's networks, {widths}, patches of {patches} voxels{spacing} (z x y x x)",
         f"each network at most {' and '.join(limits)} ({steps}); {rate}",
         f"on {devices}",
     ]

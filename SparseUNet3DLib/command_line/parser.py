@@ -161,7 +161,8 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     held_out.add_argument("--hold-out", type=int, metavar="N", help="slices per volume held out for validation")
     held_out.add_argument("--held-out", action="append", metavar="SLICES", help="these slices, for example z:10,20")
     group.add_argument("--plan", action="append", default=[], metavar="KEY=VALUE", help=(
-        "override the plan: patch_size=32x96x96, batch_size=1, widths=16,32,64 or strides=1x2x2,2x2x2"))
+        "override the plan: patch_size=32x96x96, batch_size=1, widths=16,32,64, strides=1x2x2,2x2x2 or "
+        "spacing=3x0.7x0.7 (mm; all z x y x x)"))
     group.add_argument("--precision", choices=("auto", "float32"), help="number format of the network")
     group.add_argument("--seed", type=int, help="of all random numbers (default: 0)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")

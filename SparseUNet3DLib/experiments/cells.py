@@ -89,8 +89,8 @@ def _train(
     recipe = replace(data.recipe, network=network, batch_norm=batch_norm, members=1)
     # Of a size that is named: left open, it would follow the memory that happens to be free.
     plan = {"batch_size": "1", "patch_size": format_triple(PAPER_PATCH), **data.plan}
-    if network == "2d":
-        del plan["patch_size"]
+    if network == "2d":  # its patch is a slice, and slices are the volume's own
+        plan = {name: value for name, value in plan.items() if name not in ("patch_size", "spacing")}
     options = RunOptions(device, 0, plan, folder=folder, resume=folder is not None and (folder / FILE_NAME).exists())
     try:
         model = train(training, recipe, options, reporter, stop)

@@ -68,6 +68,7 @@ def test_each_network_learns_from_its_own_slices_only_and_from_all_of_them(tmp_p
         assert (recipe.network, recipe.batch_norm) == NETWORKS[entry.column]
         assert recipe.members == 1 and options.hold_out == 0 and options.plan["batch_size"] == "1"
         assert options.plan.get("patch_size") == (None if recipe.network == "2d" else "100x108x116")
+        assert options.plan.get("spacing") == (None if recipe.network == "2d" else "1.5x1x1")
     assert [r["row"] for r in ours(out / "semi-automated.csv")[::3]] == ["subset 1", "subset 2", "subset 3"]
 
 

@@ -250,7 +250,7 @@ def test_parts_of_a_plan_can_be_set():
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({"depth": "3"}, "no 'depth' to set; choose patch_size, batch_size, widths or strides"),
+        ({"depth": "3"}, "no 'depth' to set; choose patch_size, batch_size, widths, strides or spacing"),
         ({"patch_size": "64"}, "'64' is no value for patch_size"),
         ({"patch_size": "64x64"}, "'64x64' is no value for patch_size"),
         ({"patch_size": "axbxc"}, "'axbxc' is no value for patch_size"),

@@ -21,7 +21,7 @@ from tiny_training import (
 from SparseUNet3DLib import training
 from SparseUNet3DLib.annotation import from_planes
 from SparseUNet3DLib.cases import Case
-from SparseUNet3DLib.errors import InputError, Interrupted, MemoryLimitError
+from SparseUNet3DLib.errors import InputError, Interrupted, MemoryLimitError, UsageError
 from SparseUNet3DLib.evaluation import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE
 from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.inference import InferenceSettings
@@ -298,6 +298,21 @@ def test_a_warm_start_begins_where_the_model_is(densified, monkeypatch):
         np.testing.assert_allclose(weight, model.weights[name], atol=1e-4)
     assert started.plan == replace(model.plan, known_slices=False)
     assert started.record["started_from"] == model.record["date"]
+
+
+def test_the_spacing_that_the_network_works_at_can_be_set(densified):
+    volume, annotation, _, model, _ = densified
+    cases, reporter = [Case(volume, annotation)], CollectingReporter()
+    for recipe in (quick(), quick(network="paper")):
+        options = RunOptions("cpu", plan={"spacing": "2x1.5X3"})
+        assert prepare(cases, recipe, options, reporter).plan.spacing == (2.0, 1.5, 3.0)
+    trained, _ = densify(volume, annotation, quick(250), replace(OPTIONS, plan={**PLAN, "spacing": "1.5x1.5x1.5"}))
+    assert min(iou(trained.segmentation.labels, tiny_labels(), ~annotation.annotated)) > 0.6
+    for text in ("2", "2x1", "2x1x0", "2x1x-1", "axbxc", "nanx1x1"):
+        with pytest.raises(UsageError, match=f"'{text}' is no value for spacing; write three lengths in mm"):
+            prepare(cases, quick(), RunOptions("cpu", plan={"spacing": text}), reporter)
+    with pytest.raises(UsageError, match="goes on at the spacing that it was trained at; leave out spacing"):
+        prepare(cases, quick(), RunOptions("cpu", start_from=model, plan={"spacing": "1x1x1"}), reporter)
 
 
 def test_a_warm_start_with_a_further_segment_keeps_what_was_learnt():

@@ -17,6 +17,7 @@ learning_rate = 0.003
 precision = "float32"
 widths = "2,2,2,2"
 patch_size = "100x108x116"
+spacing = "1.5x1x1"
 """
 PHANTOM = """
 [[volume]]
