@@ -75,12 +75,26 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
     ) -> tasks.Outcome | Job:
         """Learn from the annotated slices of a volume and segment all of it.
 
+        What was declared in the panel (complete, held out and ignored slices) does not count here.
+
         Args:
-            slices: annotated slices ("z:10"; z, y, x are the array's axes); None finds them.
+            furtherChannels: other volumes on the same grid.
+            slices: annotated slices ("z:10", "z:10-13"; z, y, x are the array's axes, from 0) and no others; with
+                "auto" among them, those that are found as well. None: those that are found.
             heldOut: those of them to validate with; None leaves the choice to the program.
+            scribbles: only painted voxels count, not whole slices; one segment is named "background".
+            preset: "quick" (1 minute), "balanced" (4), "thorough" (30) or "paper".
+            minutes: time budget, training and segmenting, instead of the preset's.
+            device: "auto", "cpu", "cuda", "cuda:1" or "mps".
             startFrom: a model to go on from.
             resultNode: a segmentation to refill; None makes a new one.
+            wait: return when all is done; otherwise at once, with the running job.
+            onEvent: told what the worker tells, as dictionaries (see `SparseUNet3DLib.events`).
+            onEnd: told the outcome.
             resumeFolder: the folder of an interrupted run to go on with.
+
+        Returns:
+            ``segmentations``: IDs of the result nodes; ``model``: path of the model's file; ``heldOutIou`` by segment.
 
         Raises:
             InputError: the volume or the annotation cannot be used; one sentence says why.
@@ -102,7 +116,8 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
 
     def train(
         self,
-        cases: Sequence[tuple[Sequence[VolumeNode], SegmentationNode]],
+        cases: Sequence[tuple[Sequence[VolumeNode], SegmentationNode] | tuple[
+            Sequence[VolumeNode], SegmentationNode, Sequence[str]]],
         preset: str = "balanced",
         minutes: float | None = None,
         device: str = "auto",
@@ -110,8 +125,14 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         onEvent: Callable[[dict[str, Any]], None] | None = None,
         onEnd: Callable[[tasks.Outcome], None] | None = None,
     ) -> tasks.Outcome | Job:
-        """Train one model on several volumes, each given as (list of channels, annotation)."""
-        made = [self.makeCase(nodes, annotation) for nodes, annotation in cases]
+        """Train one model on several volumes; the outcome's ``model`` is the path of its file.
+
+        Args:
+            cases: each (list of channels, annotation), and as a third, if need be, its ``slices`` as in `densify`.
+
+        The others are as in `densify`.
+        """
+        made = [self.makeCase(*case) for case in cases]
         self._prepareWorker()
         folder = runs.newRunFolder()
         choices = runs.TrainingChoices(preset, minutes, device)
@@ -127,7 +148,15 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         onEvent: Callable[[dict[str, Any]], None] | None = None,
         onEnd: Callable[[tasks.Outcome], None] | None = None,
     ) -> tasks.Outcome | Job:
-        """Apply a model to volumes of the scene, each given as a list of its channels."""
+        """Apply a model to volumes of the scene; the outcome's ``segmentations`` are the IDs of the result nodes.
+
+        Args:
+            model: a model's file.
+            volumes: each a list of its channels, in the order that the model was trained with.
+            confidence: make a volume of the network's confidence, in percent, for each as well.
+
+        The others are as in `densify`.
+        """
         for nodes in volumes:
             checkChannels(nodes)
         self._prepareWorker()
@@ -150,7 +179,10 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         onEvent: Callable[[dict[str, Any]], None] | None = None,
         onEnd: Callable[[tasks.Outcome], None] | None = None,
     ) -> tasks.Outcome | Job:
-        """Apply a model to volume files; the segmentations are written into a folder and not loaded."""
+        """Apply a model to volume files; the segmentations are written into ``outputFolder`` and not loaded.
+
+        Each file holds all channels of its volume. The other arguments are as in `segment`.
+        """
         if not files:
             raise InputError("There is no volume file to segment; choose a folder that holds some.")
         self._prepareWorker()
@@ -185,7 +217,7 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         heldOut: Sequence[str] | None = None,
         scribbles: bool = False,
     ) -> runs.TrainingCase:
-        """Take a volume and its annotation out of the scene, checked.
+        """Take a volume and its annotation out of the scene, checked; ``slices`` and ``heldOut`` as in `densify`.
 
         Raises:
             InputError, UsageError: they cannot be used.
@@ -194,13 +226,13 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         if annotationNode is None:
             raise InputError("No annotation is chosen; create one under 'Annotation' and paint a few slices.")
         painted = paintedOn(annotationNode, nodes[0])
-        if slices is None:
-            found = overview(painted, [], {}, scribbles)
+        wanted = ["auto"] if slices is None else slices
+        planes = parse_planes([text for text in wanted if text != "auto"], geometry.array_shape)
+        if "auto" in wanted:
+            found = overview(painted, [str(plane) for plane in planes], {}, scribbles)
             if found.problem:
                 raise InputError(found.problem)
             planes = found.planes()
-        else:
-            planes = parse_planes(slices, geometry.array_shape)
         held = None if heldOut is None else parse_planes(heldOut, geometry.array_shape)
         names = tuple(node.GetName() for node in nodes)
         return runs.TrainingCase(names, runs.arraysOf(nodes), geometry, painted, tuple(planes), held)

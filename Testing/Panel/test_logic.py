@@ -36,15 +36,32 @@ def test_one_volume_of_which_slices_are_painted(logic):
     assert nodeNames("vtkMRMLSegmentationNode") == ["painted", "CT segmented"]
 
 
+def test_slices_that_are_named_are_the_only_ones_or_join_those_that_are_found(logic):
+    volume = addVolume()
+    annotation = addAnnotation(volume)
+    found = [str(plane) for plane in logic.annotatedSlices(volume, annotation).planes()]
+    assert found == [f"z:{index}" for index in PAINTED]
+
+    def planes(*slices):
+        return [str(plane) for plane in logic.makeCase([volume], annotation, slices or None).planes]
+
+    assert planes() == planes("auto") == found
+    assert planes("z:4") == ["z:4"]
+    assert planes("auto", "z:1", "y:2") == ["z:1", *found, "y:2"]
+
+
 def test_train_on_three_and_apply_to_others(logic, tmp_path):
     cases = []
     for n in range(3):
         volume = addVolume(f"train{n}", grayValues(n))
         cases.append(([volume], addAnnotation(volume)))
+    cases[2] = (*cases[2], [f"z:{index}" for index in PAINTED[1:]])
     events = []
     trained = logic.train(cases, minutes=MINUTES, onEvent=events.append)
     plan = next(e for e in events if e["event"] == "plan")
     assert sorted(plan["held_out"]) == ["train0", "train1", "train2"]
+    learnt = {v["name"]: v["planes"] for v in logic.modelCard(trained.model)["header"]["record"]["volumes"]}
+    assert f"z:{PAINTED[0]}" in learnt["train0"] and f"z:{PAINTED[0]}" not in learnt["train2"]
     new = [addVolume(f"new{n}", grayValues(9 + n)) for n in range(2)]
     outcome = logic.segment(trained.model, [[node] for node in new], confidence=True)
     assert [slicer.mrmlScene.GetNodeByID(i).GetName() for i in outcome.segmentations] == [
