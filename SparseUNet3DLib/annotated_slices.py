@@ -1,6 +1,6 @@
 """Which slices are annotated, written into the annotation's own file: so it needs no further explanation.
 
-Slicer's module writes its annotations so; ``--slices`` and ``--held-out`` on the command line override it.
+Slicer's module hands its annotations over so; ``--slices`` and ``--held-out`` on the command line override it.
 """
 
 from __future__ import annotations

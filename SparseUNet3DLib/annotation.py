@@ -24,7 +24,7 @@ class SparseAnnotation:
 
     Attributes:
         labels: (z, y, x) uint16, class per annotated voxel: 0 is background, n is ``segments[n - 1]``;
-            0 where nothing is annotated.
+            where nothing is annotated they mean nothing.
         annotated: (z, y, x) bool.
         segments: the structures, without the background.
         geometry: the grid of both arrays.

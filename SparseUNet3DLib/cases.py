@@ -31,7 +31,7 @@ class Case:
 
 
 def harmonise(cases: Sequence[Case], warn: Callable[[str], None]) -> list[Case]:
-    """Give all cases the same segments, matched by name, in order of first appearance.
+    """Give all cases the same segments, matched by name, in order of first appearance, and names of their own.
 
     Raises:
         InputError: no case, different numbers of channels, or fewer than two classes annotated in all.
@@ -48,7 +48,13 @@ def harmonise(cases: Sequence[Case], warn: Callable[[str], None]) -> list[Case]:
     for case in cases:
         for segment in case.annotation.segments:
             segments.setdefault(segment.name, segment)
-    result = [replace(c, annotation=_with_segments(c.annotation, segments)) for c in cases]
+    result = [
+        Case(
+            c.volume if name == c.volume.name else replace(c.volume, name=name),
+            _with_segments(c.annotation, segments),
+        )
+        for c, name in zip(cases, _unique_names(cases), strict=True)
+    ]
     for case in cases:
         absent = segments.keys() - {s.name for s in case.annotation.segments}
         for name in sorted(absent):
@@ -86,9 +92,10 @@ class Learnt:
         """What was held out before, as far as it can be again: there alone its IoU tells anything."""
         return held_out_again(case.annotation, self.held_out.get(case.volume.name, ()))
 
-    def planes(self, case: Case) -> tuple[Plane, ...]:
-        """The planes of ``case`` that were annotated before."""
-        names = self.annotated.get(case.volume.name, ())
+    def learnt(self, case: Case) -> tuple[Plane, ...]:
+        """The planes of ``case`` that it has learnt from."""
+        name = case.volume.name
+        names = set(self.annotated.get(name, ())) - set(self.held_out.get(name, ()))
         return tuple(plane for plane in case.annotation.planes if str(plane) in names)
 
 
@@ -115,9 +122,7 @@ def make_folds(
             planes = case.annotation.held_out
             if planes is None or planes_per_case is not None:
                 planes = () if planes_per_case is not None else known.choose(case)
-                planes = planes or choose_held_out(
-                    case.annotation, planes_per_case, (*before[n], *known.planes(case))
-                )
+                planes = planes or choose_held_out(case.annotation, planes_per_case, (*before[n], *known.learnt(case)))
             before[n] += planes
             kept, withheld = held_out(case.annotation, planes) if planes else (case.annotation, None)
             fold.training.append(replace(case, annotation=kept))
@@ -125,6 +130,19 @@ def make_folds(
                 fold.validation.append(replace(case, annotation=withheld))
         folds.append(fold)
     return folds
+
+
+def _unique_names(cases: Sequence[Case]) -> list[str]:
+    """Names of the volumes; what is told of each is kept by its name, so a second "image" is an "image (2)"."""
+    names: list[str] = []
+    for case in cases:
+        wanted = name = case.volume.name
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{wanted} ({number})"
+        names.append(name)
+    return names
 
 
 def _with_segments(annotation: SparseAnnotation, segments: dict[str, Segment]) -> SparseAnnotation:

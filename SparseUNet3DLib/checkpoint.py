@@ -47,6 +47,19 @@ def write_checkpoint(
     write_tensor_file(path, KIND, header, trainer.state() | before)
 
 
+def networks_begun(path: str | os.PathLike) -> int:
+    """How many networks the run of the checkpoint at ``path`` has trained, or begun to.
+
+    Raises:
+        InputError: it is missing, damaged or foreign.
+    """
+    header, _ = read_tensor_file(path, KIND, headers_only=True)
+    try:
+        return int(header["counters"]["member"]) + 1
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path) from error
+
+
 class Checkpoint:
     """A checkpoint that was read: the plan and precision to go on with, and the state."""
 
@@ -65,7 +78,7 @@ class Checkpoint:
             self.precision: torch.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[header["precision"]]
             self.counters = Counters(**header["counters"])
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-            raise self._damaged() from error
+            raise _damaged(self._path) from error
 
     def require_task(self, task: str, recipe: Recipe) -> None:
         """Refuse to go on with other volumes, annotations or settings than the run began with.
@@ -77,8 +90,8 @@ class Checkpoint:
         same_recipe = replace(self.recipe, seconds=None, iterations=1) == replace(recipe, seconds=None, iterations=1)
         if self.task != task or not same_recipe:
             raise InputError(
-                f"The checkpoint in '{self._path.parent}' belongs to another volume, annotation or recipe; "
-                "give the ones it was begun with, or --restart to begin anew."
+                f"The checkpoint in '{self._path.parent}' belongs to another volume, annotation or recipe; give the "
+                "ones it was begun with (and --start-from, if it was), or --restart to begin anew."
             )
 
     def finished(self) -> list[dict[str, torch.Tensor]]:
@@ -95,11 +108,12 @@ class Checkpoint:
         try:
             trainer.restore(self._state)
         except (KeyError, RuntimeError, ValueError) as error:
-            raise self._damaged() from error
+            raise _damaged(self._path) from error
         trainer.counters = self.counters
 
-    def _damaged(self) -> InputError:
-        return InputError(f"The checkpoint '{self._path}' is damaged; give --restart to begin anew.")
+
+def _damaged(path: str | os.PathLike) -> InputError:
+    return InputError(f"The checkpoint '{path}' is damaged; give --restart to begin anew.")
 
 
 def fingerprint(cases: Sequence[Case], normalisation: Sequence[ChannelNormalisation]) -> str:

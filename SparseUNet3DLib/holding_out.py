@@ -62,8 +62,8 @@ def _lost_classes(annotation: SparseAnnotation, known: np.ndarray) -> list[str]:
 
 
 def _part(annotation: SparseAnnotation, known: np.ndarray, planes: tuple[Plane, ...]) -> SparseAnnotation:
-    labels = np.where(known, annotation.labels, np.uint16(0))
-    return SparseAnnotation(labels, known, annotation.segments, annotation.geometry, planes)
+    # The labels are shared: copies for each of several networks would take many times the volume's memory.
+    return SparseAnnotation(annotation.labels, known, annotation.segments, annotation.geometry, planes)
 
 
 def held_out_again(annotation: SparseAnnotation, names: Sequence[str]) -> tuple[Plane, ...]:

@@ -22,7 +22,7 @@ from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 from SparseUNet3DLib.plan import Plan, Triple, format_triple
 from SparseUNet3DLib.resampling import interpolate_back, resample_to
-from SparseUNet3DLib.sampling import normalise, read_box
+from SparseUNet3DLib.sampling import normalise, read_box, to_device
 from SparseUNet3DLib.tiles import Box, importance, intersection, tile_starts, within
 
 #: Tiles from which statistics are recomputed for frozen batch normalisation.
@@ -202,8 +202,8 @@ class Predictor:
     def _read(self, tile: Box) -> torch.Tensor:
         """The image (1, c, z, y, x) that the network needs to see for the output ``tile``."""
         start = [s - m for s, m in zip(tile.start, self.plan.margin, strict=True)]
-        box = torch.from_numpy(np.ascontiguousarray(read_box(self._image, start, self.plan.patch_size)))
-        batch = normalise(box.to(self.device), self._statistics)[None]
+        box = to_device(read_box(self._image, start, self.plan.patch_size), self.device)
+        batch = normalise(box, self._statistics)[None]
         return batch.to(memory_format=memory_format(self.device))
 
     def _positions(self, tile: Box) -> torch.Tensor:

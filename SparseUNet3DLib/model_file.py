@@ -134,9 +134,11 @@ def load_model(path: str | os.PathLike) -> Model:
 
 
 def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> dict[str, torch.Tensor]:
-    """Weights of ``model``, a single network, for other segments: the head's rows follow the segment ids.
+    """Weights of ``model``, a single network, for other segments: the head's rows follow the segments' names.
 
-    Rows of segments that ``model`` does not know are the mean of its rows, which decides for no class.
+    A segment whose name ``model`` does not know is told by its id, as it may have been renamed: ids alone do not tell,
+    for "Segment_1" is what the first one is called in any segmentation. Rows of segments that ``model`` does not know
+    are the mean of its rows, which decides for no class.
 
     Raises:
         InputError: the networks differ in more than their segments and patches.
@@ -152,8 +154,9 @@ def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> di
             + ", ".join(f"{n} {getattr(model.plan, n)}, not {getattr(plan, n)}" for n in differing)
             + "; leave these settings as they were, or train anew."
         )
-    known = {s.id: i + 1 for i, s in enumerate(model.segments)}
-    rows = [0, *(known.get(s.id) for s in segments)]
+    by_name = {s.name: i + 1 for i, s in enumerate(model.segments)}
+    renamed = {s.id: by_name[s.name] for s in model.segments if s.name not in {t.name for t in segments}}
+    rows = [0, *(by_name.get(s.name, renamed.get(s.id)) for s in segments)]
     weights = dict(model.weights)
     for name in ("head.weight", "head.bias"):
         old = weights[name]

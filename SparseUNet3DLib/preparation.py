@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from SparseUNet3DLib.cases import Case, Fold, Learnt, harmonise, make_folds
+from SparseUNet3DLib.checkpoint import FILE_NAME, networks_begun
 from SparseUNet3DLib.device import available_memory, choose_device, describe_device
 from SparseUNet3DLib.errors import InputError, MemoryLimitError, UsageError
 from SparseUNet3DLib.events import Reporter
@@ -116,10 +117,10 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
         spacing = parse_spacing(wanted_spacing) if wanted_spacing else _working_spacing(
             cases, recipe, usual_patch_voxels(on_gpu)
         )
-        shapes = [_shape_at(c.volume, spacing) for c in cases]
+        shapes = [shape_at(c.volume, spacing) for c in cases]
         plan = make_plan(recipe, shapes, spacing, len(names), classes, on_gpu)
     plan = _settle_plan(plan, changes, memory)
-    folds = make_folds(cases, options.hold_out, _count_networks(recipe, start), _learnt(start))
+    folds = make_folds(cases, options.hold_out, _count_networks(recipe, options), _learnt(start))
     plan = replace(plan, members=len(folds))
     reporter.emit(
         "plan",
@@ -148,11 +149,13 @@ def _learnt(start: Model | None) -> list[Learnt]:
     return [Learnt(annotated, held_out) for held_out in start.record.get("held_out_by_network", [])]
 
 
-def _count_networks(recipe: Recipe, start: Model | None) -> int:
-    """How many networks to train; none of those to start from is lost for want of time."""
-    if start is None or recipe.members is not None:
+def _count_networks(recipe: Recipe, options: RunOptions) -> int:
+    """How many networks to train; none of those to start from, or begun already, is lost for want of time."""
+    if recipe.members is not None:
         return recipe.ensemble_size
-    return max(recipe.ensemble_size, start.plan.members)
+    before = options.start_from.plan.members if options.start_from else 1
+    begun = networks_begun(options.folder / FILE_NAME) if options.resume and options.folder else 1
+    return max(recipe.ensemble_size, before, begun)
 
 
 def _working_spacing(cases: Sequence[Case], recipe: Recipe, patch_voxels: int) -> tuple[float, float, float]:
@@ -161,7 +164,7 @@ def _working_spacing(cases: Sequence[Case], recipe: Recipe, patch_voxels: int) -
     return tuple(float(s) for s in np.median([c.volume.geometry.array_spacing for c in cases], axis=0))
 
 
-def _shape_at(volume: Volume, spacing: tuple[float, float, float]) -> tuple[int, int, int]:
+def shape_at(volume: Volume, spacing: tuple[float, float, float]) -> tuple[int, int, int]:
     """Voxels (z, y, x) of ``volume`` at another ``spacing`` (z, y, x, mm)."""
     own = volume.geometry.array_spacing
     return tuple(max(1, math.ceil(n * o / s)) for n, o, s in zip(volume.array.shape[1:], own, spacing, strict=True))

@@ -63,6 +63,13 @@ def read_box(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np
     return array[..., z, :, :][..., y, :][..., x]
 
 
+def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """``values`` on ``device``, in a type of number that it has."""
+    # torch can hardly do anything with uint16, for which int32 has room; Apple's GPUs have no float64.
+    other = {np.dtype(np.uint16): np.int32, np.dtype(np.float64): np.float32}.get(values.dtype, values.dtype)
+    return torch.from_numpy(np.ascontiguousarray(values, other)).to(device)
+
+
 def normalise(box: torch.Tensor, statistics: Sequence[ChannelStatistics]) -> torch.Tensor:
     """Gray values (c, z, y, x) to float32 numbers around 0."""
     channels = [(b.float().clamp(s.low, s.high) - s.mean) / s.sd for b, s in zip(box, statistics, strict=True)]
@@ -201,10 +208,7 @@ class PatchSampler:
 
     def _read(self, array: np.ndarray, box: Box) -> torch.Tensor:
         """A box of ``array`` on the training device."""
-        values = np.ascontiguousarray(array[(..., *box.slices)])
-        # torch can hardly do anything with uint16; int32 holds the same numbers.
-        values = values.astype(np.int32) if values.dtype == np.uint16 else values
-        return torch.from_numpy(values).to(self.device)
+        return to_device(array[(..., *box.slices)], self.device)
 
     def _per_patch(self, values: object) -> torch.Tensor:
         """(b, 3) numbers, in the shape in which they broadcast with positions (b, 3, z, y, x)."""
@@ -251,7 +255,7 @@ class PreparedCase:
 
 
 def _thin_out(indices: np.ndarray) -> np.ndarray:
-    return indices[:: max(1, len(indices) // _MOST_CENTRES)]
+    return indices[:: max(1, len(indices) // _MOST_CENTRES)].copy()  # a view would keep all of them alive
 
 
 def _randint(n: int, generator: torch.Generator) -> int:

@@ -83,6 +83,11 @@ def tile_starts(start: int, size: int, limit: int, plan: Plan, axis: int, overla
     return sorted(set(positions))
 
 
+def count_tiles(shape: Triple, plan: Plan, overlap: float) -> int:
+    """How many tiles cover a volume, or a slice of it, of ``shape`` (z, y, x) at the plan's spacing."""
+    return math.prod(len(tile_starts(0, n, n, plan, axis, overlap)) for axis, n in enumerate(shape))
+
+
 def importance(plan: Plan) -> torch.Tensor:
     """Weight of each voxel of a tile: a Gaussian for "auto", all the same for valid convolutions."""
     if plan.network != "auto":

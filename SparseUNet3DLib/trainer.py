@@ -38,6 +38,9 @@ class Counters:
         first_iteration: steps that were done before this network.
         first_seconds: training time before this network.
         held_out_iou: of each network before this one, on the slices held out of its training.
+        best_iou: highest mean IoU of the present network on its held-out slices; -1 where there is none yet.
+        best_fraction: how much of its training (0..1) was over then.
+        ended: training was ended early, as asked: nothing is left to do but to segment.
     """
 
     iteration: int = 0
@@ -48,6 +51,9 @@ class Counters:
     first_iteration: int = 0
     first_seconds: float = 0.0
     held_out_iou: list[dict[str, float | None] | None] = field(default_factory=list)
+    best_iou: float = -1.0
+    best_fraction: float = 0.0
+    ended: bool = False
 
     @property
     def steps(self) -> int:
@@ -58,6 +64,7 @@ class Counters:
         """Count the next network's training from here."""
         self.member += 1
         self.first_iteration, self.first_seconds, self.rate_factor = self.iteration, self.seconds, 1.0
+        self.best_iou, self.best_fraction = -1.0, 0.0
 
 
 class Trainer:

@@ -22,8 +22,10 @@ from SparseUNet3DLib.training_task import TrainingFold, TrainingResult, Training
 
 _CHECKPOINT_SECONDS = 20.0
 _STEP_EVENT_SECONDS = 0.25
-#: Validation and previews may each take this share of the time.
-_SIDE_TASK_SHARE = 0.05
+#: Validation and previews may each take this share of the time; the first, for which one waits, a larger one.
+_SIDE_TASK_SHARE, _FIRST_SHARE = 0.05, 0.2
+#: A tile takes about this share of what a patch takes in training, without gradients and optimiser.
+_TILE_COST = 0.3
 _FIRST_VALIDATION_SECONDS = 5.0
 _MOST_ROLLBACKS = 6
 #: A network stopped before this fraction of its training is left out, if others are finished.
@@ -87,14 +89,15 @@ class _Loop:
         self.fresh_snapshot = True
         self.rollbacks = 0
         self.next_validation = self._seconds() + _FIRST_VALIDATION_SECONDS
-        self.best_iou, self.best_fraction = -1.0, 0.0
         self.held_out_iou: dict[str, float | None] | None = None
 
     def run(self) -> TrainingResult:
         """Steps until the end."""
         if self.trainer.counters.iteration == 0:
             self._save()  # a run killed before its first checkpoint resumes as well
-        while self._train_member() and self.trainer.counters.member + 1 < self.members:
+        while not self.trainer.counters.ended and self._train_member():
+            if self.trainer.counters.member + 1 == self.members or self._fraction() >= 1.0:
+                break
             self._validate()
             self._next_member()
         self._save()
@@ -111,6 +114,7 @@ class _Loop:
                 self._save()
                 raise Interrupted(self._stopped_message())
             if wanted == "finish":
+                self.trainer.counters.ended = True
                 return False
         return True
 
@@ -134,8 +138,9 @@ class _Loop:
         )
 
     def _has_learnt(self) -> bool:
-        """Whether the present network is far enough to be of use beside finished ones."""
-        return self._member_fraction() >= _LEARNT_FRACTION
+        """Whether the present network is far enough to be of use beside finished ones, which took so many steps."""
+        counters = self.trainer.counters
+        return counters.steps * counters.member >= _LEARNT_FRACTION * counters.first_iteration
 
     # -- one step ------------------------------------------------------------------------------------
 
@@ -197,14 +202,21 @@ class _Loop:
         now = self._seconds()
         if now - self.last_checkpoint >= _CHECKPOINT_SECONDS:
             self._save()
-        if self._fold().validate is not None and now >= self.next_validation:
+        fold, networks = self._fold(), len(self.finished) + 1
+        if fold.validate is not None and now >= self.next_validation and self._is_cheap(fold.validation_tiles):
             self._validate()
             self.next_validation = self._seconds() + (self._seconds() - now) / _SIDE_TASK_SHARE
         now = self._seconds()
-        if self.task.preview is not None and now >= self.next_preview:
+        tiles = networks * self.task.preview_tiles
+        if self.task.preview is not None and now >= self.next_preview and self._is_cheap(tiles):
             trainer = self.trainer
             self.task.preview(self._present_answer(), trainer.plan, trainer.precision, trainer.counters.iteration)
             self.next_preview = self._seconds() + (self._seconds() - now) / _SIDE_TASK_SHARE
+
+    def _is_cheap(self, tiles: int) -> bool:
+        """Whether so many tiles take little beside what training has taken: on a large volume they may take minutes."""
+        patches = self.trainer.counters.iteration * self.trainer.plan.batch_size
+        return tiles * _TILE_COST <= _FIRST_SHARE * patches
 
     def _save(self) -> None:
         self.last_checkpoint = self._seconds()
@@ -229,8 +241,8 @@ class _Loop:
             {"iteration": iteration, "seconds": round(trainer.counters.seconds, 2), "mean_iou": mean}
         )
         self.task.reporter.emit("validation", iteration=iteration, mean_iou=mean, iou=iou)
-        if mean is not None and mean > self.best_iou:
-            self.best_iou, self.best_fraction = mean, self._member_fraction()
+        if mean is not None and mean > trainer.counters.best_iou:
+            trainer.counters.best_iou, trainer.counters.best_fraction = mean, self._member_fraction()
 
     def _report_step(self, loss: float) -> None:
         counters, recipe = self.trainer.counters, self.task.recipe
@@ -312,8 +324,8 @@ class _Loop:
         return min(1.0, max(shares))
 
     def _at_end(self) -> bool:
-        fraction, patience = self._member_fraction(), self.task.recipe.patience
-        plateau = patience is not None and self.best_iou >= 0 and fraction - self.best_fraction > patience
+        fraction, patience, counters = self._member_fraction(), self.task.recipe.patience, self.trainer.counters
+        plateau = patience is not None and counters.best_iou >= 0 and fraction - counters.best_fraction > patience
         return fraction >= 1.0 or plateau
 
     def _stopped_message(self) -> str:

@@ -24,10 +24,12 @@ class TrainingFold:
     Attributes:
         cases: volumes with the annotation to train on.
         validate: given a network, the IoU of each segment on held-out planes; None where none are held out.
+        validation_tiles: how many tiles that takes.
     """
 
     cases: Sequence[Case]
     validate: Callable[[nn.Module, Plan, torch.dtype], dict[str, float | None]] | None = None
+    validation_tiles: int = 1
 
 
 @dataclass
@@ -43,6 +45,7 @@ class TrainingTask:
         reporter: receives plan, step, validation, checkpoint and warning events.
         stop: asked after every step.
         preview: given a network and the iteration, shows how things stand; None where nobody looks.
+        preview_tiles: how many tiles that takes.
         folder: where checkpoints go; None: none are written.
         initial_weights: weights to start from, of one or several networks; none: random ones.
     """
@@ -55,6 +58,7 @@ class TrainingTask:
     reporter: Reporter
     stop: StopRequest
     preview: Callable[[nn.Module, Plan, torch.dtype, int], None] | None = None
+    preview_tiles: int = 1
     folder: Path | None = None
     initial_weights: Sequence[dict[str, torch.Tensor]] = ()
 

@@ -13,7 +13,8 @@ from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
-from SparseUNet3DLib.tiles import Box
+from SparseUNet3DLib.preparation import shape_at
+from SparseUNet3DLib.tiles import Box, count_tiles
 
 #: Validation is there for a curve; little overlap makes it cheap.
 _SETTINGS = InferenceSettings(overlap=0.25)
@@ -52,6 +53,16 @@ class HeldOutValidation:
         return {
             s.name: float(h / u) if u else None for s, h, u in zip(self._segments, hits, unions, strict=True)
         }
+
+    def count_tiles(self, plan: Plan) -> int:
+        """How many tiles scoring takes."""
+        total = 0
+        for case in self._cases:
+            shape = shape_at(case.volume, plan.spacing)
+            for plane in case.annotation.planes:
+                thin = tuple(1 if axis == plane.axis else n for axis, n in enumerate(shape))
+                total += count_tiles(thin, plan, _SETTINGS.overlap)
+        return total
 
     def segment(self, network: nn.Module, plan: Plan, precision: torch.dtype) -> list[np.ndarray]:
         """Labels (z, y, x) uint16 of each case, on its held-out planes only; 0 elsewhere."""

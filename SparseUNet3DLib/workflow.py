@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,17 +24,17 @@ from SparseUNet3DLib.device import (
     choose_precision,
     memory_format,
 )
-from SparseUNet3DLib.errors import InputError, Interrupted, OutputError
+from SparseUNet3DLib.errors import InputError, Interrupted
 from SparseUNet3DLib.evaluation import confusion
 from SparseUNet3DLib.events import CollectingReporter, Reporter
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
-from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.plan import format_triple
 from SparseUNet3DLib.preparation import Preparation, RunOptions, prepare
+from SparseUNet3DLib.preview import PreviewWriter
 from SparseUNet3DLib.recipe import PRESETS, Recipe
-from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.tiles import larger_tiles
@@ -47,6 +46,8 @@ from SparseUNet3DLib.volumes import Volume
 
 #: Part of the free memory that the accumulated logits may take while segmenting.
 LOGITS_SHARE = 0.25
+#: A volume whose voxels are so many times longer, or shorter, along all axes than a model's is meant in another unit.
+_OTHER_UNIT = 20.0
 #: Least time between two events that tell the progress of segmenting.
 _PROGRESS_SECONDS = 0.25
 _DEFAULTS = RunOptions()
@@ -106,7 +107,7 @@ def segment(
         known: annotation of this volume whose slices a model made by ``densify`` may take notice of; None: ``keep``.
 
     Raises:
-        InputError: the volume has other channels than the model expects.
+        InputError: the volume has other channels than the model expects, or a spacing in another unit.
         MemoryLimitError: not even the smallest tile fits.
         Interrupted: asked to stop.
     """
@@ -117,6 +118,7 @@ def segment(
             f"'{volume.name}' has {volume.array.shape[0]} channel(s), but the model expects {len(model.channels)} "
             f"({', '.join(c.name for c in model.channels)}); give the channels it was trained on, in this order."
         )
+    _require_like_spacing(model, volume)
     network = model.network(where).to(memory_format=memory_format(where))
     precision = choose_precision(where, model.recipe.precision)
     settings = settings or InferenceSettings(memory=int(LOGITS_SHARE * available_memory(torch.device("cpu"))))
@@ -131,6 +133,18 @@ def segment(
     if keep is not None:
         _keep_annotation(prediction, model, keep)
     return prediction
+
+
+def _require_like_spacing(model: Model, volume: Volume) -> None:
+    """Refuse a spacing that can only be meant in another unit: bringing it to the model's would take all memory."""
+    own, models = volume.geometry.array_spacing, model.plan.spacing
+    ratios = [o / m for o, m in zip(own, models, strict=True)]
+    if min(ratios) > _OTHER_UNIT or max(ratios) < 1 / _OTHER_UNIT:
+        texts = [format_triple([f"{step:.4g}" for step in spacing]) for spacing in (own, models)]
+        raise InputError(
+            f"'{volume.name}' has a spacing of {texts[0]} mm, but the model works at {texts[1]} mm (z x y x x); "
+            "correct the volume's spacing if it is in another unit, or use a model for such volumes."
+        )
 
 
 def densify(
@@ -193,6 +207,13 @@ def _validation(prepared: Preparation, fold: Fold) -> HeldOutValidation:
     return HeldOutValidation(fold.validation, known, prepared.normalisation, prepared.device)
 
 
+def _training_fold(prepared: Preparation, fold: Fold) -> TrainingFold:
+    if not fold.validation:
+        return TrainingFold(fold.training)
+    validation = _validation(prepared, fold)
+    return TrainingFold(fold.training, validation, validation.count_tiles(prepared.plan))
+
+
 def _segmenting(reporter: Reporter, stop: StopRequest) -> Callable[[float], None]:
     """What is done after each tile: report, but not more often than anybody reads, and stop when asked to."""
     shown_at = -float("inf")
@@ -215,16 +236,18 @@ def _train(
     segments = prepared.folds[0].training[0].annotation.segments
     start = options.start_from
     single = replace(prepared.plan, members=1)
+    preview = PreviewWriter(prepared, options.preview, reporter, stop) if options.preview else None
     result = run_training(
         TrainingTask(
-            [TrainingFold(f.training, _validation(prepared, f) if f.validation else None) for f in prepared.folds],
+            [_training_fold(prepared, fold) for fold in prepared.folds],
             prepared.normalisation,
             prepared.plan,
             recipe,
             prepared.device,
             reporter,
             stop,
-            _preview_writer(prepared, recipe, options.preview, reporter) if options.preview else None,
+            preview,
+            preview.tiles if preview else 1,
             options.folder,
             [adapt_weights(m, single, segments) for m in start.members()] if start else [],
         ),
@@ -232,30 +255,6 @@ def _train(
     )
     record = make_record(prepared, result, start)
     return Model(result.plan, recipe, prepared.normalisation, segments, result.weights, record)
-
-
-def _preview_writer(
-    prepared: Preparation, recipe: Recipe, path: Path, reporter: Reporter
-) -> Callable[[torch.nn.Module, Plan, torch.dtype, int], None]:
-    """A function that segments the first volume as well as can be done quickly, and writes it to ``path``."""
-    case = prepared.folds[0].training[0]
-
-    def write(network: torch.nn.Module, plan: Plan, precision: torch.dtype, iteration: int) -> None:
-        predictor = Predictor(
-            network, plan, prepared.normalisation, case.volume.array, case.volume.geometry.array_spacing,
-            prepared.device, precision, InferenceSettings(overlap=0.0),
-            known=KnownSlices.for_plan(case.annotation, plan, prepared.device),
-        )
-        labels, _ = predictor.segment()
-        try:
-            segmentation = Segmentation(labels, case.annotation.segments, case.volume.geometry)
-            write_segmentation(segmentation, path, compress=False)
-        except OutputError as error:  # for example while another program reads it; the next one may succeed
-            reporter.emit("warning", message=f"This preview is left out: {error}")
-            return
-        reporter.emit("preview", path=str(path), iteration=iteration)
-
-    return write
 
 
 def _seconds_to_segment(

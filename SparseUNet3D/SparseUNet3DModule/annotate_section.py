@@ -6,6 +6,7 @@ from typing import Any
 
 import qt
 import slicer
+import vtk
 from slicer.i18n import tr as _
 
 from SparseUNet3DLib.errors import SparseUNetError
@@ -35,6 +36,7 @@ class AnnotateSection:
         self._background = Background()
         self._question: tuple[Any, ...] = ()
         self._observed: list[tuple[Any, int]] = []
+        self._watched: tuple[Any, ...] = (None, None, None)
         self._shortcuts: list[Any] = []
         self._follower = ViewFollower(self._onViewMoved)
         self._isEntered, self._isOutdated = False, True
@@ -96,7 +98,7 @@ class AnnotateSection:
         parameters, ui = self._panel.parameters, self._ui
         annotation = parameters.annotation if parameters is not None else None
         volume = parameters.volume if parameters is not None else None
-        self._observe(annotation)
+        self._observe(annotation, volume)
         ready = annotation is not None and volume is not None and volume.GetImageData() is not None
         ui.segmentEditorWidget.enabled = ready and not self._panel.isBusy
         for widget in (ui.completeButton, ui.previousButton, ui.nextButton, ui.viewSelector):
@@ -111,7 +113,7 @@ class AnnotateSection:
             self._showInEditor(annotation, volume)
         question = (
             annotation, volume, tuple(parameters.completeSlices), tuple(sorted(parameters.sliceUse.items())),
-            parameters.scribbles, self._panel.data.problem(),
+            parameters.scribbles, self._panel.data.problem(), _placeOf(volume), _placeOf(annotation),
         )
         if question != self._question:
             self._question = question
@@ -139,19 +141,29 @@ class AnnotateSection:
 
     # -- looking at what is painted --------------------------------------------------------------------------
 
-    def _observe(self, annotation: Any) -> None:
+    def _observe(self, annotation: Any, volume: Any) -> None:
         segmentation = annotation.GetSegmentation() if annotation is not None else None
-        if self._observed and self._observed[0][0] is segmentation:
+        if self._watched == (segmentation, annotation, volume):
             return
+        self._watched = (segmentation, annotation, volume)
         for observed, tag in self._observed:
             observed.RemoveObserver(tag)
         self._observed = []
+        for node in (annotation, volume):  # moved against each other, other slices are painted
+            if node is not None:
+                for event in (vtk.vtkCommand.ModifiedEvent, slicer.vtkMRMLTransformableNode.TransformModifiedEvent):
+                    self._observed.append((node, node.AddObserver(event, self._onMoved)))
         if segmentation is not None:
             kind = slicer.vtkSegmentation
             for event in (
                 kind.SourceRepresentationModified, kind.SegmentAdded, kind.SegmentRemoved, kind.SegmentModified
             ):
                 self._observed.append((segmentation, segmentation.AddObserver(event, self._onPainted)))
+
+    def _onMoved(self, _caller: Any, _event: str) -> None:
+        place = tuple(_placeOf(node) for node in self._watched[1:])
+        if place != self._question[-2:][::-1]:
+            self.update()
 
     def _onPainted(self, _caller: Any, _event: str) -> None:
         self._lookSoon()
@@ -300,3 +312,17 @@ class AnnotateSection:
         if [selector.itemText(n) for n in range(selector.count)] != names:
             selector.clear()
             selector.addItems(names)
+
+
+def _placeOf(node: Any) -> tuple[float, ...]:
+    """Where a node's voxels lie in the world, as numbers that differ after it was moved or got another transform."""
+    if node is None:
+        return ()
+    place = vtk.vtkMatrix4x4()
+    if node.IsA("vtkMRMLVolumeNode"):
+        node.GetIJKToRASMatrix(place)
+    numbers = [place.GetElement(row, column) for row in range(3) for column in range(4)]
+    transform = node.GetParentTransformNode()
+    if transform is not None:
+        numbers.append(float(transform.GetTransformToWorldMTime()))
+    return tuple(numbers)

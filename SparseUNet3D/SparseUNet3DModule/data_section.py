@@ -9,6 +9,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SparseUNet3DLib.errors import SparseUNetError
+from SparseUNet3DModule import declared_slices
 from SparseUNet3DModule.sample_data import loadSample
 from SparseUNet3DModule.volumes import checkChannels
 
@@ -85,7 +86,10 @@ class DataSection:
     def _onVolume(self, node: slicer.vtkMRMLNode | None) -> None:
         if self._isIgnored():
             return
-        self._panel.parameters.volume = node
+        parameters = self._panel.parameters
+        declared_slices.keep(parameters)
+        parameters.volume = node
+        declared_slices.recall(parameters)
         if node is not None and node.GetImageData() is not None:
             slicer.util.setSliceViewerLayers(background=node)
 
@@ -98,7 +102,10 @@ class DataSection:
     def _onAnnotation(self, node: slicer.vtkMRMLNode | None) -> None:
         if self._isIgnored():
             return
-        self._panel.parameters.annotation = node
+        parameters = self._panel.parameters
+        declared_slices.keep(parameters)
+        parameters.annotation = node
+        declared_slices.recall(parameters)
 
     def _onAnnotationAdded(self, node: slicer.vtkMRMLNode) -> None:
         """A new annotation lies on the volume's grid."""
@@ -116,8 +123,10 @@ class DataSection:
         parameters = self._panel.parameters
         if parameters is None:
             return
+        declared_slices.keep(parameters)
         parameters.volume = channels[0]
         parameters.furtherChannels = channels[1:]
         parameters.annotation = annotation
+        declared_slices.recall(parameters)
         slicer.util.setSliceViewerLayers(background=channels[0], fit=True)
         self._panel.update()

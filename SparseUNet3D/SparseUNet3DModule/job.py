@@ -70,6 +70,11 @@ class Job:
         """Ask to end training now, keep the best so far, and segment with it."""
         self._ask("finish")
 
+    @property
+    def canFinishEarly(self) -> bool:
+        """Whether it can be ended with a result, and not only given up."""
+        return self._stopFile is not None
+
     def interrupt(self) -> None:
         """Ask to keep a checkpoint and leave; who does not leave in ten seconds is ended."""
         if self.state != "running":

@@ -12,8 +12,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
 from SparseUNet3DLib.annotation import parse_planes
 from SparseUNet3DLib.errors import InputError
-from SparseUNet3DLib.segments import Segment
-from SparseUNet3DModule import runs, tasks
+from SparseUNet3DModule import begun, runs, tasks
 from SparseUNet3DModule.installation import installMissing, missingPackages
 from SparseUNet3DModule.job import Job
 from SparseUNet3DModule.painted import paintedOn
@@ -91,7 +90,8 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
             wait: return when all is done; otherwise at once, with the running job.
             onEvent: told what the worker tells, as dictionaries (see `SparseUNet3DLib.events`).
             onEnd: told the outcome.
-            resumeFolder: the folder of an interrupted run to go on with.
+            resumeFolder: the folder of an interrupted run of this volume to go on with, as it was begun: what is
+                painted now, slices and startFrom do not count.
 
         Returns:
             ``segmentations``: IDs of the result nodes; ``model``: path of the model's file; ``heldOutIou`` by segment.
@@ -100,19 +100,39 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
             InputError: the volume or the annotation cannot be used; one sentence says why.
             RuntimeError: the run failed.
         """
-        nodes = [volumeNode, *furtherChannels]
-        case = self.makeCase(nodes, annotationNode, slices, heldOut, scribbles)
+        if resumeFolder:
+            case, folder = None, Path(resumeFolder)
+            then = self._begunOn(volumeNode, folder)
+        else:
+            case = self.makeCase([volumeNode, *furtherChannels], annotationNode, slices, heldOut, scribbles)
         self._prepareWorker()
-        folder = Path(resumeFolder) if resumeFolder else runs.newRunFolder()
-        choices = runs.TrainingChoices(preset, minutes, device, scribbles, Path(startFrom) if startFrom else None)
+        if case is not None:
+            folder = runs.newRunFolder()
+            then = begun.Begun(
+                volumeNode.GetID(), case.names, begun.annotationDigest(case), scribbles, str(startFrom or "")
+            )
+            begun.write(then, folder)
+        start = Path(then.startFrom) if then.startFrom else None
+        choices = runs.TrainingChoices(preset, minutes, device, then.scribbles, start)
         target = tasks.ResultTarget(
             volumeNode.GetID(), _("{name} segmented").format(name=volumeNode.GetName()),
             resultNode.GetID() if resultNode else "", annotationNode.GetID(),
         )
         return self._run(
-            lambda event, end: tasks.densifyJob(case, folder, choices, target, bool(resumeFolder), event, end),
+            lambda event, end: tasks.densifyJob(then.names, case, folder, choices, target, event, end),
             wait, onEvent, onEnd,
         )
+
+    def _begunOn(self, volumeNode: VolumeNode, folder: Path) -> begun.Begun:
+        """What the run in ``folder`` was begun with, which must have been on this volume."""
+        then = begun.read(folder)
+        if then is None:
+            raise InputError(f"'{folder}' is no folder of an interrupted run; name that of an outcome or a job.")
+        if then.volumeId != volumeNode.GetID():
+            raise InputError(
+                f"The run in '{folder}' was begun on another volume, '{then.names[0]}'; choose that one, or begin anew."
+            )
+        return then
 
     def train(
         self,
@@ -160,12 +180,9 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         for nodes in volumes:
             checkChannels(nodes)
         self._prepareWorker()
-        segments = [Segment(**{**s, "color": tuple(s["color"])}) for s in self.modelCard(model)["header"]["segments"]]
         folder = runs.newRunFolder()
         return self._run(
-            lambda event, end: tasks.segmentNodesJob(
-                Path(model), segments, volumes, folder, device, confidence, event, end
-            ),
+            lambda event, end: tasks.segmentNodesJob(Path(model), volumes, folder, device, confidence, event, end),
             wait, onEvent, onEnd,
         )
 

@@ -63,7 +63,7 @@ class ModelSection:
 
     def load(self, path: str) -> None:
         """Show the card of a model and use it from now on."""
-        parameters = self._panel.parameters
+        scene = self._panel.scene
         if not self._panel.train.mayInstall():
             return
         self._ui.loadModelButton.enabled = False
@@ -73,7 +73,7 @@ class ModelSection:
             self._panel.train.showProblem(str(error))
             self.update()
             return
-        if parameters is not self._panel.parameters:  # the scene was closed meanwhile
+        if scene != self._panel.scene:  # it was closed meanwhile
             return
         self._panel.parameters.modelPath = path
         self.update()
@@ -105,7 +105,11 @@ class ModelSection:
         source, target = Path(ui.inputFolderButton.directory), ui.outputFolderButton.directory
         if not self._panel.train.mayInstall():
             return
-        files = sorted(f for f in source.glob("*") if f.is_file() and f.name.lower().endswith(SUPPORTED_SUFFIXES))
+        files = sorted(
+            f for f in source.glob("*")
+            if f.is_file() and f.name.lower().endswith(SUPPORTED_SUFFIXES)
+            and not f.name.lower().endswith(".seg.nrrd")  # a segmentation, perhaps the result of an earlier call
+        )
         self._panel.run(
             self._panel.logic.segmentFiles, parameters.modelPath, files, target, parameters.device,
             onEnd=self._tellFiles,

@@ -27,6 +27,7 @@ class Panel:
         logic: the module's logic.
         parameters: the scene's parameters, or None while a scene closes.
         job: the run in progress, or None.
+        scene: counts the scenes, so that what takes a while can tell whether it is still of the same one.
         isImporting: a scene is being loaded; selectors change by themselves and say nothing of what is wanted.
     """
 
@@ -36,7 +37,7 @@ class Panel:
         self.job: Job | None = None
         self.isImporting = False
         self._observer: tuple[Any, int] | None = None
-        self._scene, self._isStarting = 0, False
+        self.scene, self._isStarting = 0, False
         self.data = DataSection(self)
         self.annotate = AnnotateSection(self)
         self.train = TrainSection(self)
@@ -53,7 +54,7 @@ class Panel:
         self.parameters = parameters
         if parameters is None:
             # What a run of the closing scene still says, and brings, belongs to no scene.
-            self._scene += 1
+            self.scene += 1
             self.job = None
         else:
             node = parameters.parameterNode
@@ -97,17 +98,17 @@ class Panel:
         ``onEvent`` and ``onEnd`` among the options are called besides the panel's own.
         """
         onEvent, onEnd = options.pop("onEvent", None), options.pop("onEnd", None)
-        scene = self._scene
+        scene = self.scene
 
         def event(record: dict[str, Any]) -> None:
-            if scene != self._scene:
+            if scene != self.scene:
                 return
             self.train.showEvent(record)
             if onEvent is not None:
                 onEvent(record)
 
         def end(outcome: Outcome) -> None:
-            if scene != self._scene:
+            if scene != self.scene:
                 return
             self.job = None
             self.train.showEnd(outcome)
@@ -123,13 +124,13 @@ class Panel:
         try:
             job = start(*arguments, wait=False, onEvent=event, onEnd=end, **options)
         except (SparseUNetError, RuntimeError) as error:
-            if scene == self._scene:
+            if scene == self.scene:
                 self.train.showProblem(str(error))
             return False
         finally:
             self._isStarting = False
             self.update()
-        if scene != self._scene:
+        if scene != self.scene:
             job.abandon()
             return False
         self.job = job

@@ -24,6 +24,7 @@ class SparseUNet3DParameters:
         confidence: its confidence in percent.
         modelPath: the latest model's file.
         runFolder: folder of the latest run.
+        resultFolder: folder of the run that brought the result.
         heldOutIou: segment to IoU on the held-out slices of the latest run.
     """
 
@@ -40,4 +41,5 @@ class SparseUNet3DParameters:
     confidence: vtkMRMLScalarVolumeNode
     modelPath: str = ""
     runFolder: str = ""
+    resultFolder: str = ""
     heldOutIou: dict[str, float]

@@ -13,9 +13,8 @@ from slicer.i18n import tr as _
 
 from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DLib.raw_nrrd import read_raw_nrrd
-from SparseUNet3DModule.painted import segmentsOf
 from SparseUNet3DModule.results import newSegmentation, showLabels
-from SparseUNet3DModule.tasks import withoutBackground
+from SparseUNet3DModule.tasks import segmentsInFile
 
 _PAUSE_MS = 10
 _OPACITY = 0.4
@@ -28,20 +27,18 @@ class Preview:
         self._nodeId = ""
         self._steps: Iterator[float] = iter(())
         self._arrays: list[np.ndarray] = []
-        self._target: tuple[str, str] = ("", "")
+        self._path, self._volumeId = Path(), ""
         self._timer = qt.QTimer()
         self._timer.setInterval(_PAUSE_MS)
         self._timer.connect("timeout()", self._tick)
 
-    def show(
-        self, path: Path, volumeNode: slicer.vtkMRMLVolumeNode | None, annotation: slicer.vtkMRMLSegmentationNode | None
-    ) -> None:
+    def show(self, path: Path, volumeNode: slicer.vtkMRMLVolumeNode | None) -> None:
         """Read the preview in pieces, then show it on the volume."""
-        if volumeNode is None or annotation is None:
+        if volumeNode is None:
             return
         self._arrays = []
         self._steps = read_raw_nrrd(path, self._arrays)
-        self._target = (volumeNode.GetID(), annotation.GetID())
+        self._path, self._volumeId = path, volumeNode.GetID()
         self._timer.start()
 
     def remove(self) -> None:
@@ -67,8 +64,13 @@ class Preview:
             logging.exception("A preview could not be read; the next one may be")
 
     def _fill(self) -> None:
-        volume, annotation = (slicer.mrmlScene.GetNodeByID(identifier) for identifier in self._target)
-        if volume is None or annotation is None or not self._arrays:
+        volume = slicer.mrmlScene.GetNodeByID(self._volumeId)
+        if volume is None or volume.GetImageData() is None or not self._arrays:
+            return
+        try:
+            segments = segmentsInFile(self._path)
+        except SparseUNetError:
+            logging.exception("A preview could not be read; the next one may be")
             return
         if volume.GetImageData().GetDimensions()[::-1] != self._arrays[0].shape:
             return
@@ -78,6 +80,4 @@ class Preview:
             node.SetSaveWithScene(False)
             node.GetDisplayNode().SetOpacity2DFill(_OPACITY)
             self._nodeId = node.GetID()
-        segments = withoutBackground(segmentsOf(annotation))
-        if self._arrays[0].max() <= len(segments):
-            showLabels(node, self._arrays[0], segments, volume)
+        showLabels(node, self._arrays[0], segments, volume)

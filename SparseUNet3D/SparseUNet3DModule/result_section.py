@@ -10,12 +10,14 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SparseUNet3DLib.errors import SparseUNetError
+from SparseUNet3DLib.errors import InputError, SparseUNetError
 from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS
 from SparseUNet3DLib.raw_nrrd import read_raw_nrrd
+from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DModule import runs
 from SparseUNet3DModule.painted import paintedOn
 from SparseUNet3DModule.results import newSegmentation, showLabels
+from SparseUNet3DModule.tasks import withoutBackground
 
 _CONFIDENCE_OPACITY = 0.5
 
@@ -86,8 +88,8 @@ class ResultSection:
 
     def _errorFile(self) -> Path | None:
         parameters = self._panel.parameters
-        path = Path(parameters.runFolder or ".") / runs.CONFUSION
-        return path if parameters.runFolder and parameters.heldOutIou and path.exists() else None
+        path = Path(parameters.resultFolder or ".") / runs.CONFUSION
+        return path if parameters.resultFolder and parameters.heldOutIou and path.exists() else None
 
     def _onShow3D(self, checked: bool) -> None:
         result = self._panel.parameters.result if self._panel.parameters is not None else None
@@ -142,20 +144,44 @@ class ResultSection:
 def copyIntoAnnotation(panel: Any) -> None:
     """Put the result's segments into the annotation, as one undo step of the segment editor.
 
-    The annotated slices are declared complete, as they can no longer be told from the painting. Segments that
-    the result has not (a painted background) keep nothing: every voxel is decided now.
+    Segments are the same by their ID, or else by their name. The annotated slices are declared complete, as they can no
+    longer be told from the painting. A painted background keeps nothing: every voxel is decided now.
+
+    Raises:
+        InputError: a painted segment has no counterpart in the result; it would be erased.
     """
     parameters = panel.parameters
     painted = paintedOn(parameters.result, parameters.volume)
+    numbers = _counterparts(painted, paintedOn(parameters.annotation, parameters.volume))
     panel.ui.segmentEditorWidget.saveStateForUndo()
     slices = [str(row.plane) for row in panel.annotate.overview.rows]
     annotation = parameters.annotation
-    names = {s.name: n for n, s in enumerate(painted.segments, start=1)}
     segmentation = annotation.GetSegmentation()
     with slicer.util.NodeModify(annotation):
         for n in range(segmentation.GetNumberOfSegments()):
             identifier = segmentation.GetNthSegmentID(n)
-            number = names.get(segmentation.GetSegment(identifier).GetName())
+            number = numbers.get(identifier)
             mask = (painted.labels == number).astype(np.uint8) if number else np.zeros(painted.labels.shape, np.uint8)
             slicer.util.updateSegmentBinaryLabelmapFromArray(mask, annotation, identifier, parameters.volume)
     parameters.completeSlices = sorted({*parameters.completeSlices, *slices})
+
+
+def _counterparts(result: Segmentation, annotation: Segmentation) -> dict[str, int]:
+    """For the ID of each segment of the annotation the number of the same one in the result, if there is one."""
+    names = {s.name: n for n, s in enumerate(result.segments, start=1)}
+    ids = {s.id: n for n, s in enumerate(result.segments, start=1)}
+    # An ID tells nothing where another segment of the annotation has the name: "Segment_1" is any first one.
+    others = {s.name for s in annotation.segments}
+    found: dict[str, int] = {}
+    for number, segment in enumerate(annotation.segments, start=1):
+        same = names.get(segment.name)
+        if same is None and segment.id in ids and result.segments[ids[segment.id] - 1].name not in others:
+            same = ids[segment.id]
+        if same is not None:
+            found[segment.id] = same
+        elif withoutBackground([segment]) and (annotation.labels == number).any():
+            raise InputError(
+                f"The result has no segment '{segment.name}', so that what is painted of it would be erased; rename it "
+                "as in the result, or remove it."
+            )
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -112,6 +113,16 @@ def removeOldRuns() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def removeWhatIsDone(folder: Path) -> None:
+    """Remove from the folder of a run whose result is in the scene the copies of voxels that nobody needs any more."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix == ".nrrd" and path.name != CONFUSION:
+            with contextlib.suppress(OSError):  # removed with the folder after a week, then
+                path.unlink()
+
+
 def arraysOf(volumeNodes: Sequence[slicer.vtkMRMLVolumeNode]) -> tuple[np.ndarray, ...]:
     """Voxels (z, y, x) of each node, shared with it; they outlive the node."""
     arrays = []
@@ -121,19 +132,24 @@ def arraysOf(volumeNodes: Sequence[slicer.vtkMRMLVolumeNode]) -> tuple[np.ndarra
     return tuple(arrays)
 
 
-def caseFiles(case: TrainingCase, folder: Path) -> list[Path]:
-    """The files that `handOver` writes: channels, and last the annotation."""
-    return [*channelFiles(case.names, folder), folder / ANNOTATION]
+def caseFiles(names: Sequence[str], folder: Path) -> list[Path]:
+    """The files that `handOver` writes: channels called ``names``, and last the annotation."""
+    return [*channelFiles(names, folder), folder / ANNOTATION]
 
 
 def channelFiles(names: Sequence[str], folder: Path, prefix: str = "") -> list[Path]:
     """A file for each channel of a volume. They have the channels' names, as far as file names allow."""
     files: list[Path] = []
     for number, name in enumerate(names):
-        stem = "".join(c if c.isalnum() or c in "-_ " else "_" for c in name).strip()[:60] or "volume"
+        stem = "".join(c if _isKept(c) else "_" for c in name).strip()[:60] or "volume"
         file = folder / f"{prefix}{stem}.nrrd"
         files.append(file if file not in files else folder / f"{prefix}{stem} {number}.nrrd")
     return files
+
+
+def _isKept(character: str) -> bool:
+    """Whether it may be in a file's name; on Windows SimpleITK does not find files with letters beyond ASCII."""
+    return character in "-_ " or (character.isalnum() and (os.name != "nt" or character.isascii()))
 
 
 def handOver(case: TrainingCase, folder: Path) -> Iterator[float]:
@@ -142,7 +158,7 @@ def handOver(case: TrainingCase, folder: Path) -> Iterator[float]:
     Raises:
         OutputError: they cannot be written.
     """
-    *channels, annotation = caseFiles(case, folder)
+    *channels, annotation = caseFiles(case.names, folder)
     folder.mkdir(exist_ok=True)
     yield from handOverChannels(case.channels, case.geometry, channels)
     metadata = metadata_from_segments(case.painted.segments, case.geometry.size, annotation)
@@ -160,9 +176,9 @@ def handOverChannels(
             yield (number + fraction) / len(channels)
 
 
-def densifyArguments(case: TrainingCase, folder: Path, choices: TrainingChoices, resume: bool) -> list[str]:
-    """Command line for one volume: learn from its slices and segment all of it."""
-    *channels, annotation = caseFiles(case, folder / INPUT)
+def densifyArguments(names: Sequence[str], folder: Path, choices: TrainingChoices, resume: bool) -> list[str]:
+    """Command line for one volume with channels called ``names``: learn from its slices and segment all of it."""
+    *channels, annotation = caseFiles(names, folder / INPUT)
     arguments = ["densify", *map(str, channels), "--annotation", str(annotation), "--output", str(folder / RESULT)]
     arguments += ["--confidence", str(folder / CONFIDENCE), "--model", str(folder / MODEL)]
     arguments += ["--preview", str(folder / PREVIEW), "--confusion", str(folder / CONFUSION)]
@@ -174,7 +190,7 @@ def trainArguments(cases: Sequence[TrainingCase], folder: Path, choices: Trainin
     """Command line for training on several volumes."""
     arguments = ["train", "--output", str(folder / MODEL), "--run-folder", str(folder / CHECKPOINTS), "--overwrite"]
     for number, case in enumerate(cases):
-        arguments += ["--case", *map(str, caseFiles(case, folder / str(number)))]
+        arguments += ["--case", *map(str, caseFiles(case.names, folder / str(number)))]
     return [*arguments, *choices.arguments(), "--restart"]
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import slicer
 
 from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.image_files import read_header
 from SparseUNet3DLib.raw_nrrd import read_raw_nrrd
+from SparseUNet3DLib.segment_records import records_from_metadata
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DModule import runs
 from SparseUNet3DModule.job import Job
@@ -69,19 +71,25 @@ class ResultTarget:
 
 
 def densifyJob(
-    case: runs.TrainingCase, folder: Path, choices: runs.TrainingChoices, target: ResultTarget, resume: bool,
-    onEvent: OnEvent, onEnd: OnEnd,
+    names: Sequence[str], case: runs.TrainingCase | None, folder: Path, choices: runs.TrainingChoices,
+    target: ResultTarget, onEvent: OnEvent, onEnd: OnEnd,
 ) -> Job:
-    """Learn from the slices of one volume and segment all of it."""
+    """Learn from the slices of one volume and segment all of it.
+
+    Args:
+        names: of the channels.
+        case: what to learn from; None goes on with what was handed over into ``folder`` when the run began.
+    """
     outcome = Outcome(folder)
 
     def takeBack(done: dict[str, Any]) -> Iterator[float]:
         outcome.model = folder / runs.MODEL
         outcome.heldOutIou = {n: v for n, v in (done["held_out_iou"] or {}).items() if v is not None}
-        yield from loadResult(folder / runs.RESULT, folder / runs.CONFIDENCE, case.painted.segments, target, outcome)
+        yield from loadResult(folder / runs.RESULT, folder / runs.CONFIDENCE, target, outcome)
+        runs.removeWhatIsDone(folder)
 
-    handOver = iter(()) if resume else runs.handOver(case, folder / runs.INPUT)
-    arguments = runs.densifyArguments(case, folder, choices, resume)
+    handOver = iter(()) if case is None else runs.handOver(case, folder / runs.INPUT)
+    arguments = runs.densifyArguments(names, folder, choices, resume=case is None)
     return _job(folder, folder / runs.STOP_FILE, arguments, handOver, takeBack, outcome, onEvent, onEnd)
 
 
@@ -94,6 +102,7 @@ def trainJob(
     def takeBack(done: dict[str, Any]) -> Iterator[float]:
         outcome.model = folder / runs.MODEL
         outcome.heldOutIou = {n: v for n, v in (done["held_out_iou"] or {}).items() if v is not None}
+        runs.removeWhatIsDone(folder)
         return iter(())
 
     handOver = (f for n, case in enumerate(cases) for f in runs.handOver(case, folder / str(n)))
@@ -102,7 +111,7 @@ def trainJob(
 
 
 def segmentNodesJob(
-    model: Path, segments: Sequence[Segment], volumes: Sequence[Sequence[slicer.vtkMRMLScalarVolumeNode]],
+    model: Path, volumes: Sequence[Sequence[slicer.vtkMRMLScalarVolumeNode]],
     folder: Path, device: str, confidence: bool, onEvent: OnEvent, onEnd: OnEnd,
 ) -> Job:
     """Apply a model to volumes of the scene, each a list of channel nodes."""
@@ -118,7 +127,8 @@ def segmentNodesJob(
         for (_arrays, _geometry, files), target in zip(inputs, targets, strict=True):
             result = folder / "results" / f"{files[0].stem}.seg.nrrd"
             confidenceFile = result.with_name(f"{files[0].stem}.confidence.nrrd")
-            yield from loadResult(result, confidenceFile, segments, target, outcome)
+            yield from loadResult(result, confidenceFile, target, outcome)
+        runs.removeWhatIsDone(folder)
 
     handOver = (f for arrays, geometry, files in inputs for f in runs.handOverChannels(arrays, geometry, files))
     arguments = runs.segmentArguments(
@@ -159,9 +169,9 @@ def _job(
 
 
 def loadResult(
-    result: Path, confidenceFile: Path, segments: Sequence[Segment], target: ResultTarget, outcome: Outcome
+    result: Path, confidenceFile: Path, target: ResultTarget, outcome: Outcome
 ) -> Iterator[float]:
-    """Make nodes of what the worker wrote; yields the fraction done.
+    """Make nodes of what the worker wrote; yields the fraction done. The segments are those of the file.
 
     Raises:
         InputError: the volume was deleted or changed meanwhile; the message says where the result is.
@@ -181,10 +191,21 @@ def loadResult(
     sibling = slicer.mrmlScene.GetNodeByID(target.siblingId) if target.siblingId else None
     if sibling is not None:
         placeBeside(node, sibling)
-    showLabels(node, arrays[0], withoutBackground(segments), volume)
+    showLabels(node, arrays[0], segmentsInFile(result), volume)
     outcome.segmentations.append(node.GetID())
     if target.confidence:
         outcome.confidences.append(newConfidence(f"{target.name} confidence", arrays[1], volume).GetID())
+
+
+def segmentsInFile(path: Path) -> list[Segment]:
+    """The segments whose labels a segmentation file of the worker holds: the scene's may be others by now.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    header = read_header(path)
+    metadata = {key: header.GetMetaData(key) for key in header.GetMetaDataKeys()}
+    return [record.segment for record in records_from_metadata(metadata, path)]
 
 
 def withoutBackground(segments: Sequence[Segment]) -> list[Segment]:

@@ -8,8 +8,9 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DLib.eta import format_duration
-from SparseUNet3DModule import runs
+from SparseUNet3DModule import begun, runs
 from SparseUNet3DModule.chart import TrainingChart
 from SparseUNet3DModule.installation import isTorchInstalled, missingPackages
 from SparseUNet3DModule.preview import Preview
@@ -62,6 +63,7 @@ class TrainSection:
         self.updateButtons()
         if parameters is None:
             self.preview.forget()
+            self._deviceAsked = ""  # who was asked is ended with the scene
             ui.progressBar.setRange(0, 100)
             ui.progressBar.value = 0
             ui.statusLabel.text = ""
@@ -109,16 +111,22 @@ class TrainSection:
         """Go on: with the checkpoint of a run that stopped, or else from the present model."""
         if not self.mayInstall():
             return
-        if self._canResume():
-            self._start(resumeFolder=self._panel.parameters.runFolder)
-        else:
+        if not self._canResume():
             self._start(startFrom=self._modelPath())
+        elif self._isAsBegun() or self._panel.ask(
+            _("What is painted is not what it was when this run was begun. Go on with the run as it was begun? (Press "
+              "'Segment' instead to begin anew with what is painted now.)")
+        ):
+            self._start(resumeFolder=self._panel.parameters.runFolder)
 
     def onStop(self) -> None:
         """End training well; pressed again, leave at once with a checkpoint."""
         if self._panel.job is None:
             return
-        if self._stopPressed:
+        if not self._panel.job.canFinishEarly:
+            self._panel.job.interrupt()
+            self._ui.statusLabel.text = _("Stopping.")
+        elif self._stopPressed:
             self._panel.job.interrupt()
             self._ui.statusLabel.text = _("Leaving; a checkpoint is kept.")
         else:
@@ -128,20 +136,39 @@ class TrainSection:
         self.updateButtons()
 
     def _start(self, **options: Any) -> None:
-        parameters, found = self._panel.parameters, self._panel.annotate.overview
-        heldOut = [str(plane) for plane in found.planes(HELD_OUT)]
-        slices = [str(r.plane) for r in found.rows if r.use != IGNORE]
+        parameters = self._panel.parameters
+        slices, heldOut = self._slices()
         if not options.get("resumeFolder"):
             self.chart.clear()
+        self._panel.result.showNothing()
         volume, *further = self._panel.channels()
         started = self._panel.run(
             self._panel.logic.densify, volume, parameters.annotation, furtherChannels=further,
-            slices=[] if parameters.scribbles else slices, heldOut=heldOut or None,
+            slices=slices, heldOut=heldOut,
             scribbles=parameters.scribbles, preset=parameters.preset, minutes=parameters.minutes or None,
             device=parameters.device, onEnd=self._takeOutcome, onEvent=self._takeEvent, **options,
         )
-        if started and parameters is self._panel.parameters:
-            parameters.runFolder = str(self._panel.job.folder)
+        if started:
+            self._panel.parameters.runFolder = str(self._panel.job.folder)
+
+    def _slices(self) -> tuple[list[str], list[str] | None]:
+        """The annotated slices to learn from or validate with, and those to validate with, if the user chose some."""
+        found = self._panel.annotate.overview
+        slices = [str(row.plane) for row in found.rows if row.use != IGNORE]
+        heldOut = [str(plane) for plane in found.planes(HELD_OUT)]
+        return [] if self._panel.parameters.scribbles else slices, heldOut or None
+
+    def _isAsBegun(self) -> bool:
+        """Whether the run that can be gone on with learns from what is painted now."""
+        parameters = self._panel.parameters
+        try:
+            case = self._panel.logic.makeCase(
+                self._panel.channels(), parameters.annotation, *self._slices(), parameters.scribbles
+            )
+        except SparseUNetError:
+            return False
+        then = begun.read(Path(parameters.runFolder))
+        return then is not None and then.annotation == begun.annotationDigest(case)
 
     def mayInstall(self) -> bool:
         """Whether nothing has to be installed into Slicer, or the user agrees to it."""
@@ -159,17 +186,19 @@ class TrainSection:
             planes = {plane for planes in event["held_out"].values() for plane in planes}
             self._panel.annotate.showHeldOut(planes)
         if event["event"] == "preview" and self._ui.previewCheckBox.checked:
-            self.preview.show(Path(event["path"]), self._panel.parameters.volume, self._panel.parameters.annotation)
+            self.preview.show(Path(event["path"]), self._panel.parameters.volume)
 
     def _takeOutcome(self, outcome: Outcome) -> None:
         self.preview.remove()
         parameters = self._panel.parameters
+        model = outcome.folder / runs.MODEL
+        if model.exists():  # what was learnt is not lost, even if the result cannot be taken back
+            parameters.modelPath = str(model)
         if outcome.error:
             return
-        self._panel.result.showNothing()
+        parameters.resultFolder = str(outcome.folder)
         parameters.result = slicer.mrmlScene.GetNodeByID(outcome.segmentations[0])
         parameters.confidence = slicer.mrmlScene.GetNodeByID(outcome.confidences[0])
-        parameters.modelPath = str(outcome.model)
         parameters.heldOutIou = outcome.heldOutIou
         self._panel.result.showNew()
 
@@ -178,7 +207,10 @@ class TrainSection:
         if parameters is None or not parameters.runFolder:
             return False
         folder = Path(parameters.runFolder)
-        return not (folder / runs.RESULT).exists() and any((folder / runs.CHECKPOINTS).glob("*.safetensors"))
+        then = begun.read(folder)
+        isOfVolume = then is not None and parameters.volume is not None and then.volumeId == parameters.volume.GetID()
+        hasCheckpoint = any((folder / runs.CHECKPOINTS).glob("*.safetensors"))
+        return isOfVolume and hasCheckpoint and not (folder / runs.RESULT).exists()
 
     def _modelPath(self) -> str | None:
         parameters = self._panel.parameters

@@ -41,7 +41,8 @@ def read_annotation(
     segmentation = read_segmentation_on(on.geometry, path, reporter)
     listed, listed_held_out = slices_in_file(path)
     slices = args.slices or listed or ["auto"]
-    held_out = getattr(args, "held_out", None) or listed_held_out
+    # What the file lists belongs together: other slices, other ones held out.
+    held_out = getattr(args, "held_out", None) or (None if args.slices else listed_held_out)
     try:
         annotation = _as_meant(segmentation, slices, args)
         if held_out is None or args.scribbles:

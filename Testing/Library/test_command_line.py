@@ -91,7 +91,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 #: Previews are due after some seconds of training; here at once.
-HURRY = "import SparseUNet3DLib.training as t\nt._FIRST_VALIDATION_SECONDS = 0.0"
+HURRY = "import SparseUNet3DLib.training as t\nt._FIRST_VALIDATION_SECONDS = 0.0\nt._FIRST_SHARE = 100.0"
 
 #: The slices of this run: those that show structures are found, one that shows none is named.
 KNOWN = [3, 8, 12, 16]
@@ -400,6 +400,9 @@ def test_slices_listed_in_the_annotation_s_file_need_no_option(folder: Path, cap
     assert call(*command, "--progress", "jsonl", "--slices", "z:8,12,16", "--held-out", "z:8") == 0
     plan = next(e for e in strict_lines(capsys.readouterr().out) if e["event"] == "plan")
     assert plan["held_out"] == {"vol": ["z:8"]}
+    assert call(*command, "--progress", "jsonl", "--slices", "z:1,8") == 0  # what the file lists does not count then
+    plan = next(e for e in strict_lines(capsys.readouterr().out) if e["event"] == "plan")
+    assert plan["held_out"] == {}
     assert call(*command) == 0
     assert "0,0,3 planes (yz, xz, xy)" in capsys.readouterr().out
     assert call(*command, "--held-out", "z:16") == 2

@@ -22,6 +22,7 @@ from tiny_training import (
 from volumes_for_tests import CPU
 
 from SparseUNet3DLib.cases import Case, make_folds
+from SparseUNet3DLib.checkpoint import FILE_NAME, networks_begun
 from SparseUNet3DLib.errors import Interrupted
 from SparseUNet3DLib.evaluation import TRUE_POSITIVE
 from SparseUNet3DLib.events import CollectingReporter
@@ -83,6 +84,15 @@ def test_a_run_resumed_with_more_time_trains_further_networks(tmp_path):
     run_training(replace(fewer, folds=fewer.folds[:1]))
     result = run_training(task_of_three(tmp_path), resume=True)
     assert (result.plan.members, result.iterations) == (NETWORKS, STEPS * NETWORKS)
+
+
+def test_a_run_resumed_with_less_time_leaves_out_the_network_that_had_just_begun(tmp_path):
+    with pytest.raises(Interrupted):
+        run_training(task_of_three(tmp_path, stop=StopAfter(STEPS + 1)))
+    less = task_of_three(tmp_path, recipe=tiny_recipe(iterations=STEPS))
+    result = run_training(less, resume=True)
+    assert (result.plan.members, result.iterations) == (1, STEPS + 1)
+    assert networks_begun(tmp_path / FILE_NAME) == 2
 
 
 @pytest.mark.parametrize("steps, kept", [(1, 1), (3, 1), (5, 1), (6, 2), (7, 2), (9, 2), (11, 3)])

@@ -238,7 +238,7 @@ def named(*ids: str) -> tuple[Segment, ...]:
     ],
     ids=["same", "reordered", "dropped", "added", "replaced"],
 )
-def test_rows_of_the_head_follow_the_segments_by_id(ids, sources):
+def test_rows_of_the_head_follow_the_segments(ids, sources):
     model = make_model(segments=named("a", "b"))
     plan = replace(model.plan, classes=len(ids) + 1)
     before = dict(model.weights)
@@ -248,6 +248,24 @@ def test_rows_of_the_head_follow_the_segments_by_id(ids, sources):
         expected = old.mean(0) if source is None else old[source]
         torch.testing.assert_close(new[row], expected)
     assert all(model.weights[n] is t for n, t in before.items())  # the model itself is left alone
+
+
+@pytest.mark.parametrize(
+    "segments, sources",
+    [
+        ([("a", "kidney"), ("b", "liver")], [0, 2, 1]),  # "Segment_1" is any first one
+        ([("x", "kidney"), ("y", "liver")], [0, 2, 1]),
+        ([("a", "Liver"), ("b", "kidney")], [0, 1, 2]),  # renamed
+        ([("a", "kidney"), ("b", "spleen")], [0, 2, None]),  # the kidney is known already
+    ],
+)
+def test_segments_are_known_by_their_names_and_by_their_ids_where_they_were_renamed(segments, sources):
+    model = make_model(segments=(Segment("a", "liver"), Segment("b", "kidney")))
+    wanted = tuple(Segment(identifier, name) for identifier, name in segments)
+    old = logits(model.plan, model.weights)
+    new = logits(model.plan, adapt_weights(model, model.plan, wanted))
+    for row, source in enumerate(sources):
+        torch.testing.assert_close(new[row], old.mean(0) if source is None else old[source])
 
 
 def test_another_patch_or_batch_is_no_other_network():

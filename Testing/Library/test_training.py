@@ -164,6 +164,35 @@ def test_finish_gives_the_result_so_far(tmp_path):
     assert (tmp_path / FILE_NAME).exists()
 
 
+def test_a_run_that_was_ended_early_is_not_trained_further_when_it_is_resumed(tmp_path):
+    """It may have been interrupted while the volume was segmented."""
+    first = run_training(tiny_task(tmp_path, stop=StopAfter(4, "finish")))
+    again = run_training(tiny_task(tmp_path), resume=True)
+    assert (first.iterations, again.iterations) == (4, 4)
+    assert same_weights(first.weights, again.weights)
+
+
+def test_a_plateau_is_still_one_when_the_run_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_FIRST_VALIDATION_SECONDS", 0.0)
+    recipe = tiny_recipe(iterations=20, patience=0.25)
+    first = run_training(tiny_task(tmp_path, recipe=recipe, validate=lambda *_: {"a": 0.5}))
+    again = run_training(tiny_task(tmp_path, recipe=recipe, validate=lambda *_: {"a": 0.5}), resume=True)
+    assert first.iterations == again.iterations < 20
+
+
+def test_side_tasks_wait_until_they_are_a_small_part_of_what_was_done(monkeypatch):
+    """On a large volume a preview takes as long as many steps."""
+    monkeypatch.setattr(training, "_FIRST_VALIDATION_SECONDS", 0.0)
+    shown: list[int] = []
+    task = tiny_task(recipe=tiny_recipe(iterations=30), validate=lambda *_: {"a": 0.5})
+    task.folds[0].validation_tiles = 32  # each about as much as a third of a patch, and they may take a fifth
+    task.preview, task.preview_tiles = lambda *values: shown.append(values[-1]), 16
+    result = run_training(task)
+    scored = [entry["iteration"] for entry in result.history if "mean_iou" in entry]
+    assert shown[0] == math.ceil(16 * 0.3 / 0.2 / task.plan.batch_size)
+    assert scored[0] == math.ceil(32 * 0.3 / 0.2 / task.plan.batch_size)
+
+
 def test_interrupt_leaves_a_checkpoint_of_the_last_step(tmp_path):
     reporter = CollectingReporter()
     task = tiny_task(tmp_path, stop=StopAfter(4), reporter=reporter)

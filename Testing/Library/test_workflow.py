@@ -272,6 +272,7 @@ def test_interrupting_the_segmentation_ends_it():
 
 def test_the_preview_is_a_segmentation_that_can_be_read_meanwhile(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_FIRST_VALIDATION_SECONDS", 0.0)
+    monkeypatch.setattr(training, "_FIRST_SHARE", 100.0)
     path = tmp_path / "preview.seg.nrrd"
     volume, reporter = tiny_volume(), CollectingReporter()
     densify(volume, tiny_annotation(volume), quick(3), replace(OPTIONS, preview=path), reporter)
@@ -280,6 +281,25 @@ def test_the_preview_is_a_segmentation_that_can_be_read_meanwhile(tmp_path, monk
     assert preview.labels.shape == SHAPE
     assert [s.name for s in preview.segments] == ["bright", "dark"]
     assert preview.geometry.same_grid(volume.geometry)
+
+
+def test_a_preview_is_no_longer_made_when_the_user_waits_for_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_FIRST_VALIDATION_SECONDS", 0.0)
+    monkeypatch.setattr(training, "_FIRST_SHARE", 100.0)
+    volume, reporter = tiny_volume(), CollectingReporter()
+    options = replace(OPTIONS, preview=tmp_path / "preview.seg.nrrd")
+    densify(volume, tiny_annotation(volume), quick(50), options, reporter, StopAfter(0, "finish"))
+    assert not reporter.of("preview") and not options.preview.exists()
+
+
+def test_a_volume_whose_spacing_is_in_another_unit_is_refused(densified):
+    volume, _, _, model, _ = densified
+    for factor, spacing in ((1e-3, "0.001x0.001x0.001"), (1e3, "1000x1000x1000")):
+        other = replace(volume, geometry=replace(volume.geometry, spacing=(factor,) * 3))
+        with pytest.raises(InputError, match=f"has a spacing of {spacing} mm, but the model works at 1x1x1 mm"):
+            segment(model, other, "cpu")
+    thick = replace(volume, geometry=replace(volume.geometry, spacing=(1.0, 1.0, 30.0)))
+    assert segment(model, thick, "cpu").segmentation.labels.shape == SHAPE
 
 
 # -- warm start ----------------------------------------------------------------------------------------
