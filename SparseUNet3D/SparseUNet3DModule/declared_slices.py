@@ -17,20 +17,22 @@ def keep(parameters: SparseUNet3DParameters) -> None:
     """Write it into the annotation's node, which is about to be exchanged, or to lie on another volume."""
     grid = _grid(parameters)
     if parameters.annotation is not None and grid:
-        declared = {
-            "grid": grid, "complete": list(parameters.completeSlices), "uses": dict(parameters.sliceUse)
-        }
+        declared = _declared(parameters)
+        declared[grid] = {"complete": list(parameters.completeSlices), "uses": dict(parameters.sliceUse)}
         parameters.annotation.SetAttribute(_ATTRIBUTE, json.dumps(declared))
 
 
 def recall(parameters: SparseUNet3DParameters) -> None:
     """Put what was said of the present annotation, on a volume of this grid, into the parameters."""
-    text = parameters.annotation.GetAttribute(_ATTRIBUTE) if parameters.annotation is not None else None
-    declared = json.loads(text) if text else {}
-    if declared.get("grid") != _grid(parameters):
-        declared = {}
+    declared = _declared(parameters).get(_grid(parameters), {})
     parameters.completeSlices = declared.get("complete", [])
     parameters.sliceUse = declared.get("uses", {})
+
+
+def _declared(parameters: SparseUNet3DParameters) -> dict[str, dict]:
+    """What the annotation's node holds, by the volume's grid."""
+    text = parameters.annotation.GetAttribute(_ATTRIBUTE) if parameters.annotation is not None else None
+    return json.loads(text) if text else {}
 
 
 def _grid(parameters: SparseUNet3DParameters) -> str:
