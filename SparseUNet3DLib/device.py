@@ -54,7 +54,8 @@ def describe_device(device: torch.device) -> str:
         return f"GPU: {properties.name}, {properties.total_memory / 2**30:.0f} GB"
     if device.type == "mps":
         return "GPU: Apple (Metal)"
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def explain_device(device: torch.device) -> str:

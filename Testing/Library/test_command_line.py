@@ -381,7 +381,7 @@ def test_device_says_what_is_used_and_why(capsys: pytest.CaptureFixture[str]):
     assert started["pid"] == os.getpid()
     check_event(event)
     assert event["kind"] == "cpu"
-    sentence = r"CPU, \d+ threads: (about \d+ times slower than a usual GPU, because )?.+\."
+    sentence = r"CPU, \d+ threads?: (about \d+ times slower than a usual GPU, because )?.+\."
     assert re.fullmatch(sentence, event["sentence"])
     assert call("device", "--device", "cuda:99") == 2
 
