@@ -47,7 +47,8 @@ def harmonise(cases: Sequence[Case], warn: Callable[[str], None]) -> list[Case]:
     segments: dict[str, Segment] = {}
     for case in cases:
         for segment in case.annotation.segments:
-            segments.setdefault(segment.name, segment)
+            if segment.name not in segments:
+                segments[segment.name] = _with_own_id(segment, {s.id for s in segments.values()})
     result = [
         Case(
             c.volume if name == c.volume.name else replace(c.volume, name=name),
@@ -130,6 +131,15 @@ def make_folds(
                 fold.validation.append(replace(case, annotation=withheld))
         folds.append(fold)
     return folds
+
+
+def _with_own_id(segment: Segment, taken: set[str]) -> Segment:
+    """"Segment_1" is the first one of any segmentation; in one that is made of several, each needs an ID of its own."""
+    number, identifier = 1, segment.id
+    while identifier in taken:
+        number += 1
+        identifier = f"{segment.id}_{number}"
+    return segment if identifier == segment.id else replace(segment, id=identifier)
 
 
 def _unique_names(cases: Sequence[Case]) -> list[str]:

@@ -39,8 +39,8 @@ class Counters:
         first_seconds: training time before this network.
         held_out_iou: of each network before this one, on the slices held out of its training.
         best_iou: highest mean IoU of the present network on its held-out slices; -1 where there is none yet.
-        best_fraction: how much of its training (0..1) was over then.
-        ended: training was ended early, as asked: nothing is left to do but to segment.
+        best_iteration: steps that were done then, of all networks.
+        best_seconds: training time then.
     """
 
     iteration: int = 0
@@ -52,8 +52,8 @@ class Counters:
     first_seconds: float = 0.0
     held_out_iou: list[dict[str, float | None] | None] = field(default_factory=list)
     best_iou: float = -1.0
-    best_fraction: float = 0.0
-    ended: bool = False
+    best_iteration: int = 0
+    best_seconds: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -64,7 +64,7 @@ class Counters:
         """Count the next network's training from here."""
         self.member += 1
         self.first_iteration, self.first_seconds, self.rate_factor = self.iteration, self.seconds, 1.0
-        self.best_iou, self.best_fraction = -1.0, 0.0
+        self.best_iou, self.best_iteration, self.best_seconds = -1.0, self.iteration, self.seconds
 
 
 class Trainer:

@@ -95,7 +95,7 @@ class _Loop:
         """Steps until the end."""
         if self.trainer.counters.iteration == 0:
             self._save()  # a run killed before its first checkpoint resumes as well
-        while not self.trainer.counters.ended and self._train_member():
+        while self._train_member():
             if self.trainer.counters.member + 1 == self.members or self._fraction() >= 1.0:
                 break
             self._validate()
@@ -114,7 +114,6 @@ class _Loop:
                 self._save()
                 raise Interrupted(self._stopped_message())
             if wanted == "finish":
-                self.trainer.counters.ended = True
                 return False
         return True
 
@@ -241,8 +240,9 @@ class _Loop:
             {"iteration": iteration, "seconds": round(trainer.counters.seconds, 2), "mean_iou": mean}
         )
         self.task.reporter.emit("validation", iteration=iteration, mean_iou=mean, iou=iou)
-        if mean is not None and mean > trainer.counters.best_iou:
-            trainer.counters.best_iou, trainer.counters.best_fraction = mean, self._member_fraction()
+        counters = trainer.counters
+        if mean is not None and mean > counters.best_iou:
+            counters.best_iou, counters.best_iteration, counters.best_seconds = mean, iteration, counters.seconds
 
     def _report_step(self, loss: float) -> None:
         counters, recipe = self.trainer.counters, self.task.recipe
@@ -305,27 +305,35 @@ class _Loop:
 
     def _fraction(self) -> float:
         """How much of the run is over, 0..1, by whichever limit comes first."""
-        return self._share_over(0.0, 0, 1)
+        counters = self.trainer.counters
+        return self._share_over((counters.seconds, counters.iteration), (0.0, 0), 1)
 
     def _member_fraction(self) -> float:
-        """How much of the present network's training is over, 0..1; what is left of the run is shared evenly."""
-        counters = self.trainer.counters
-        return self._share_over(counters.first_seconds, counters.first_iteration, self.members - counters.member)
+        """How much of the present network's training is over, 0..1."""
+        return self._member_fraction_at(self.trainer.counters.seconds, self.trainer.counters.iteration)
 
-    def _share_over(self, seconds: float, iteration: int, parts: int) -> float:
-        """How much is over of the first of ``parts`` between ``seconds`` or ``iteration`` and the end of the run."""
-        recipe, counters = self.task.recipe, self.trainer.counters
+    def _member_fraction_at(self, seconds: float, iteration: int) -> float:
+        """The same at an earlier time; what is left of the run is shared evenly among the networks."""
+        counters = self.trainer.counters
+        first = counters.first_seconds, counters.first_iteration
+        return self._share_over((seconds, iteration), first, self.members - counters.member)
+
+    def _share_over(self, at: tuple[float, int], first: tuple[float, int], parts: int) -> float:
+        """How much is over ``at`` a time of the first of ``parts`` between ``first`` and the run's end.
+
+        Times are (seconds, iteration).
+        """
+        limits = self.task.recipe.seconds, self.task.recipe.iterations
         shares = [0.0]
-        for now, before, limit in (
-            (counters.seconds, seconds, recipe.seconds), (counters.iteration, iteration, recipe.iterations)
-        ):
+        for now, before, limit in zip(at, first, limits, strict=True):
             if limit is not None:
                 shares.append(parts * (now - before) / (limit - before) if limit > before else 1.0)
         return min(1.0, max(shares))
 
     def _at_end(self) -> bool:
         fraction, patience, counters = self._member_fraction(), self.task.recipe.patience, self.trainer.counters
-        plateau = patience is not None and counters.best_iou >= 0 and fraction - counters.best_fraction > patience
+        best = self._member_fraction_at(counters.best_seconds, counters.best_iteration)
+        plateau = patience is not None and counters.best_iou >= 0 and fraction - best > patience
         return fraction >= 1.0 or plateau
 
     def _stopped_message(self) -> str:

@@ -37,6 +37,7 @@ class DataSection:
         node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
         if node is not None and not node.IsA("vtkMRMLLabelMapVolumeNode"):
             parameters.volume = node
+            declared_slices.recall(parameters)
 
     def update(self) -> None:
         """Show the parameters."""
@@ -76,6 +77,7 @@ class DataSection:
         """A selector leaves a node that is removed for another one; what was chosen shall be nothing instead."""
         parameters = self._panel.parameters
         if parameters is not None and node in (parameters.volume, parameters.annotation):
+            declared_slices.keep(parameters)
             self._isRemoving = True
             qt.QTimer.singleShot(0, self._onRemoved)
 

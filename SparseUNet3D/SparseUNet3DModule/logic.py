@@ -116,7 +116,7 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         choices = runs.TrainingChoices(preset, minutes, device, then.scribbles, start)
         target = tasks.ResultTarget(
             volumeNode.GetID(), _("{name} segmented").format(name=volumeNode.GetName()),
-            resultNode.GetID() if resultNode else "", annotationNode.GetID(),
+            resultNode.GetID() if resultNode else "", annotationNode.GetID() if annotationNode else "",
         )
         return self._run(
             lambda event, end: tasks.densifyJob(then.names, case, folder, choices, target, event, end),
@@ -126,8 +126,10 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
     def _begunOn(self, volumeNode: VolumeNode, folder: Path) -> begun.Begun:
         """What the run in ``folder`` was begun with, which must have been on this volume."""
         then = begun.read(folder)
-        if then is None:
-            raise InputError(f"'{folder}' is no folder of an interrupted run; name that of an outcome or a job.")
+        if then is None or not (folder / runs.INPUT).is_dir():
+            raise InputError(
+                f"'{folder}' is no folder of an interrupted run; after a finished one, give startFrom=outcome.model."
+            )
         if then.volumeId != volumeNode.GetID():
             raise InputError(
                 f"The run in '{folder}' was begun on another volume, '{then.names[0]}'; choose that one, or begin anew."

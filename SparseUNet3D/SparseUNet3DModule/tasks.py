@@ -186,12 +186,13 @@ def loadResult(
         raise InputError(f"The volume was deleted meanwhile; its segmentation is kept in '{result}'.")
     if volume.GetImageData().GetDimensions()[::-1] != arrays[0].shape:
         raise InputError(f"The volume was changed meanwhile; its former segmentation is kept in '{result}'.")
+    segments = segmentsInFile(result)
     node = slicer.mrmlScene.GetNodeByID(target.segmentationId) if target.segmentationId else None
     node = node or newSegmentation(target.name, volume)
     sibling = slicer.mrmlScene.GetNodeByID(target.siblingId) if target.siblingId else None
     if sibling is not None:
         placeBeside(node, sibling)
-    showLabels(node, arrays[0], segmentsInFile(result), volume)
+    showLabels(node, arrays[0], segments, volume)
     outcome.segmentations.append(node.GetID())
     if target.confidence:
         outcome.confidences.append(newConfidence(f"{target.name} confidence", arrays[1], volume).GetID())

@@ -196,6 +196,7 @@ class TrainSection:
             parameters.modelPath = str(model)
         if outcome.error:
             return
+        self._panel.result.showNothing()  # of the former result, which may be looked at meanwhile
         parameters.resultFolder = str(outcome.folder)
         parameters.result = slicer.mrmlScene.GetNodeByID(outcome.segmentations[0])
         parameters.confidence = slicer.mrmlScene.GetNodeByID(outcome.confidences[0])

@@ -13,6 +13,7 @@ from SparseUNet3DLib.cases import Case, Learnt, harmonise, make_folds
 from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.segments import Segment
 
 SHAPE = (6, 7, 8)
 
@@ -55,6 +56,19 @@ def test_each_volume_gets_a_name_of_its_own():
     cases = [case_of(cyclic((0, 1)), ("bone",), name) for name in ("image", "image", "image (2)", "other", "image")]
     names = [c.volume.name for c in harmonise(cases, refuse)]
     assert names == ["image", "image (2)", "image (2) (2)", "other", "image (3)"]
+
+
+def test_each_segment_keeps_an_id_of_its_own():
+    """Slicer calls the first segment of any segmentation "Segment_1"."""
+    cases = [case_of(cyclic((0, 1)), (name,), name) for name in ("liver", "spleen", "kidney")]
+    segment = Segment("Segment_1", "")
+    cases = [
+        replace(c, annotation=replace(c.annotation, segments=(replace(segment, name=c.volume.name),))) for c in cases
+    ]
+    found = harmonise(cases, lambda message: None)[0].annotation.segments
+    assert [(s.id, s.name) for s in found] == [
+        ("Segment_1", "liver"), ("Segment_1_2", "spleen"), ("Segment_1_3", "kidney")
+    ]
 
 
 def test_equal_segments_need_no_warning():

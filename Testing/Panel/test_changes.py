@@ -57,6 +57,19 @@ def test_what_is_said_of_slices_belongs_to_the_grid_in_which_they_are_counted(pa
     assert list(panel.parameters.completeSlices) == ["z:0"]
 
 
+def test_what_is_said_of_slices_outlives_a_volume_that_is_loaded_again(panel, ready, drive):
+    volume, annotation = panel.parameters.volume, panel.parameters.annotation
+    panel.parameters.completeSlices = ["z:0"]
+    slicer.mrmlScene.RemoveNode(volume)
+    assert drive(lambda: panel.parameters.volume is None)
+    panel.ui.volumeSelector.setCurrentNode(addVolume())
+    panel.ui.annotationSelector.setCurrentNode(annotation)
+    assert list(panel.parameters.completeSlices) == ["z:0"]
+    panel.ui.volumeSelector.setCurrentNode(None)
+    panel.data.enter()
+    assert list(panel.parameters.completeSlices) == ["z:0"]
+
+
 def test_a_volume_that_moves_under_its_annotation_shows_other_slices(panel, ready, drive):
     volume = panel.parameters.volume
     before = panel.annotate.overview.planes()
