@@ -1,5 +1,5 @@
 # make demo   a whole run on a real chest CT, from annotated slices to segmentation, into demo-output/
-# make test   ruff, then all tests with coverage, in two processes
+# make test   ruff, then all tests with coverage
 # make screenshots   pictures of the panel for the README, made on the sample without Slicer (four minutes)
 # make benchmark    this program beside what users have today, on volumes from packages, into benchmark-output/
 #             (hours; goes on where it was interrupted); DATA=folder for the volumes of
@@ -19,7 +19,7 @@ demo: .venv/demo.installed
 
 test: .venv/test.installed
 	.venv/bin/ruff check .
-	.venv/bin/python -m pytest --cov -n 2 --dist loadfile
+	.venv/bin/python -m pytest --cov
 
 screenshots: .venv/test.installed
 	.venv/bin/python Testing/Panel/screenshots.py Documentation

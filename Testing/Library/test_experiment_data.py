@@ -24,7 +24,7 @@ def test_a_data_set_says_what_is_trained_and_how(tmp_path: Path):
     assert list(data.cases) == ["S1", "S2"]
     assert data.recipe.iterations == 1 and data.recipe.seconds is None and data.recipe.optimizer == "adamw"
     assert data.recipe.class_balance == 1.0  # the paper's, as nothing else is said
-    assert data.plan == {"patch_size": "100x108x116", "widths": "2,2,2,2"}
+    assert data.plan == {"patch_size": "100x108x116", "widths": "2,2,2,2", "spacing": "1.5x1x1"}
     assert len(data.cases["S1"].annotation.planes) == 6 + 7 + 8
     assert set(data.thresholds["S1"]) == {"tubule", "lumen", "union"}
     assert 0 < data.thresholds["S1"]["union"] < 0.8

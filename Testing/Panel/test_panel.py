@@ -366,7 +366,7 @@ def test_a_model_is_saved_loaded_and_applied(panel, ready, train, drive, tmp_pat
     (tmp_path / "in").mkdir()
     slicer.util.saveNode(one, str(tmp_path / "in" / "a.nrrd"))
     slicer.util.saveNode(two, str(tmp_path / "in" / "b.nii.gz"))
-    slicer.util.saveNode(panel.parameters.annotation, str(tmp_path / "in" / "a.seg.nrrd"))  # no volume
+    slicer.util.saveNode(panel.parameters.result, str(tmp_path / "in" / "a.seg.nrrd"))  # no volume
     panel.ui.inputFolderButton.directory = str(tmp_path / "in")
     panel.ui.outputFolderButton.directory = str(tmp_path / "out")
     panel.ui.applyFolderButton.click()
