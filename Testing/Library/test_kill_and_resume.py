@@ -205,7 +205,10 @@ def test_second_interrupt_ends_at_once(folder: Path):
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.3)
             process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # if it hangs, nobody shall wait for it
     assert (process.returncode, err) == (130, b"")
     *steps, last = map(json.loads, out.splitlines())
     assert last["message"] == "Stopped at once by Ctrl-C; what was not saved yet is lost."
