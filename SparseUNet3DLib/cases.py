@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,24 +136,21 @@ def make_folds(
 
 def _with_own_id(segment: Segment, taken: set[str]) -> Segment:
     """"Segment_1" is the first one of any segmentation; in one that is made of several, each needs an ID of its own."""
-    number, identifier = 1, segment.id
-    while identifier in taken:
-        number += 1
-        identifier = f"{segment.id}_{number}"
-    return segment if identifier == segment.id else replace(segment, id=identifier)
+    return replace(segment, id=_unused(segment.id, taken, "{}_{}"))
 
 
 def _unique_names(cases: Sequence[Case]) -> list[str]:
     """Names of the volumes; what is told of each is kept by its name, so a second "image" is an "image (2)"."""
     names: list[str] = []
     for case in cases:
-        wanted = name = case.volume.name
-        number = 1
-        while name in names:
-            number += 1
-            name = f"{wanted} ({number})"
-        names.append(name)
+        names.append(_unused(case.volume.name, names, "{} ({})"))
     return names
+
+
+def _unused(wanted: str, taken: Collection[str], numbered: str) -> str:
+    """``wanted`` as it is, or, where it is taken, with the first free number from 2."""
+    candidates = itertools.chain([wanted], (numbered.format(wanted, number) for number in itertools.count(2)))
+    return next(name for name in candidates if name not in taken)
 
 
 def _with_segments(annotation: SparseAnnotation, segments: dict[str, Segment]) -> SparseAnnotation:

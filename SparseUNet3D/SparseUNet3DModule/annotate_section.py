@@ -36,7 +36,8 @@ class AnnotateSection:
         self._background = Background()
         self._question: tuple[Any, ...] = ()
         self._observed: list[tuple[Any, int]] = []
-        self._watched: tuple[Any, ...] = (None, None, None)
+        self._watched: tuple[Any, ...] = (None, None, None)  # segmentation, annotation, volume
+        self._placesLookedAt: tuple[Any, ...] = ()
         self._shortcuts: list[Any] = []
         self._follower = ViewFollower(self._onViewMoved)
         self._isEntered, self._isOutdated = False, True
@@ -113,10 +114,10 @@ class AnnotateSection:
             self._showInEditor(annotation, volume)
         question = (
             annotation, volume, tuple(parameters.completeSlices), tuple(sorted(parameters.sliceUse.items())),
-            parameters.scribbles, self._panel.data.problem(), _placeOf(volume), _placeOf(annotation),
+            parameters.scribbles, self._panel.data.problem(), self._places(),
         )
         if question != self._question:
-            self._question = question
+            self._question, self._placesLookedAt = question, self._places()
             self._lookSoon()
 
     def _showInEditor(self, annotation: Any, volume: Any) -> None:
@@ -161,9 +162,12 @@ class AnnotateSection:
                 self._observed.append((segmentation, segmentation.AddObserver(event, self._onPainted)))
 
     def _onMoved(self, _caller: Any, _event: str) -> None:
-        place = tuple(_placeOf(node) for node in self._watched[1:])
-        if place != self._question[-2:][::-1]:
+        if self._places() != self._placesLookedAt:
             self.update()
+
+    def _places(self) -> tuple[Any, ...]:
+        """Where annotation and volume lie."""
+        return tuple(_placeOf(node) for node in self._watched[1:])
 
     def _onPainted(self, _caller: Any, _event: str) -> None:
         self._lookSoon()

@@ -144,8 +144,9 @@ class ResultSection:
 def copyIntoAnnotation(panel: Any) -> None:
     """Put the result's segments into the annotation, as one undo step of the segment editor.
 
-    Segments are the same by their ID, or else by their name. The annotated slices are declared complete, as they can no
-    longer be told from the painting. A painted background keeps nothing: every voxel is decided now.
+    Segments are the same by their name, or by their ID where they were renamed. The annotated slices are declared
+    complete, as they can no longer be told from the painting. A painted background keeps nothing: every voxel is
+    decided now.
 
     Raises:
         InputError: a painted segment has no counterpart in the result; it would be erased.

@@ -90,8 +90,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- densify -------------------------------------------------------------------------------------------
 
 
-#: Previews are due after some seconds of training; here at once.
-HURRY = "import SparseUNet3DLib.training as t\nt._FIRST_VALIDATION_SECONDS = 0.0\nt._FIRST_SHARE = 100.0"
+#: Previews are due after some seconds of training, and then at times that depend on how long they take; here always.
+HURRY = """
+import SparseUNet3DLib.training as t
+t._FIRST_VALIDATION_SECONDS, t._FIRST_SHARE, t._SIDE_TASK_SHARE = 0.0, 100.0, 1000.0
+"""
 
 #: The slices of this run: those that show structures are found, one that shows none is named.
 KNOWN = [3, 8, 12, 16]

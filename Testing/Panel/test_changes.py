@@ -12,6 +12,8 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (the
 from driving import NAMES, PAINTED, SHAPE, addAnnotation, addVolume, grayValues, labelsOf, paint, translation
 from SparseUNet3DModule import runs
 
+from SparseUNet3DLib.errors import InputError
+
 
 def namesOf(node) -> list[str]:
     segmentation = node.GetSegmentation()
@@ -120,7 +122,7 @@ def test_a_run_does_not_go_on_with_another_volume(panel, ready, drive):
     logic = slicer.util.getModuleLogic("SparseUNet3D")
     for node, sentence in ((other, "was begun on another volume, 'CT'"), (volume, "no folder of an interrupted run")):
         where = folder if node is other else folder.parent
-        with pytest.raises(Exception, match=sentence):
+        with pytest.raises(InputError, match=sentence):
             logic.densify(node, panel.parameters.annotation, resumeFolder=where)
 
 
