@@ -31,6 +31,7 @@ def main() -> None:
         widget = standIn.load_module(ROOT / "SparseUNet3D")
         takeAll(standIn, widget, folder)
         standIn.unload_module("SparseUNet3D")
+        standIn.clear()  # at exit Python frees nodes and their observers in an order that crashes
 
 
 def takeAll(standIn: object, widget: object, folder: Path) -> None:
