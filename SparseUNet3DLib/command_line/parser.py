@@ -13,7 +13,7 @@ from SparseUNet3DLib.recipe import NETWORKS, PRESETS
 _SLICES_HELP = (
     "annotated slices, for example z:10,20 or y:33 or z:0-30:5 (repeatable; array axes z, y, x, counted from 0); "
     "'auto' finds them from the painted labels, and may be combined with slices on which nothing is to be seen. "
-    "Default: what the annotation's file lists, as Slicer's module writes it, else auto"
+    "Default: what the annotation's file lists, if it does, else auto"
 )
 
 
