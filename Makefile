@@ -19,7 +19,7 @@ demo: .venv/demo.installed
 
 test: .venv/test.installed
 	.venv/bin/ruff check .
-	.venv/bin/python -m pytest --cov
+	.venv/bin/python -m pytest --cov -n 2 --dist loadgroup
 
 screenshots: .venv/test.installed
 	.venv/bin/python Testing/Panel/screenshots.py Documentation

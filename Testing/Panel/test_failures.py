@@ -144,9 +144,10 @@ def test_memory_runs_out(panel, ready, drive, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", pathWith(tmp_path))
     panel.ui.segmentButton.click()
     assert drive(lambda: not panel.isBusy, 60)
-    text = panel.ui.errorLabel.text
-    # Depending on where it runs out: anywhere, or while PyTorch is being loaded.
-    assert "Memory ran out" in text or "PyTorch is installed but does not load" in text, panel.ui.logText.plainText
+    # Depending on where it runs out: in code that notices, while PyTorch is being loaded, or in a compiled library
+    # that crashes of it.
+    said = ("Memory ran out;", "PyTorch is installed but does not load", "often because memory ran out")
+    assert any(words in panel.ui.errorLabel.text for words in said), panel.ui.logText.plainText
 
 
 def test_python_is_not_found(panel, ready, drive, monkeypatch):
