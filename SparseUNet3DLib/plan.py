@@ -51,6 +51,8 @@ class Plan:
         batch_norm: None, or where the statistics come from at test time: "batch", "running", "frozen".
         known_slices: the network has a head that corrects its answer by what annotated slices tell.
         members: networks of this shape, trained one after another, whose logits are averaged.
+        orientation: the sides of the patient that x, y and z run towards, like "LPS"; volumes that run otherwise are
+            turned (see `orientation.py`). "" in models of earlier versions: none is.
     """
 
     network: str
@@ -65,6 +67,7 @@ class Plan:
     batch_norm: str | None = None
     known_slices: bool = False
     members: int = 1
+    orientation: str = ""
 
     @property
     def margin(self) -> Triple:

@@ -17,6 +17,7 @@ from SparseUNet3DLib.errors import InputError, MemoryLimitError, UsageError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.model_file import Model
 from SparseUNet3DLib.normalisation import ChannelNormalisation, fit_normalisation
+from SparseUNet3DLib.orientation import orientation_of, turn_case
 from SparseUNet3DLib.plan import (
     Plan,
     fit_to_memory,
@@ -63,7 +64,7 @@ class Preparation:
     """What is decided before a training starts; ``--dry-run`` shows it.
 
     Attributes:
-        folds: what each network that will be trained learns from.
+        folds: what each network that will be trained learns from, as it was given: nothing is turned yet.
         normalisation: of each channel.
         plan: shape of the networks.
         device: where they are trained.
@@ -114,11 +115,14 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
             warn(f"The model to start from is a '{plan.network}' network, so that '{recipe.network}' does not count.")
     else:
         on_gpu = device.type != "cpu"
+        orientation = orientation_of(cases[0].volume.geometry)
+        turned = [turn_case(c, orientation) for c in cases]
         spacing = parse_spacing(wanted_spacing) if wanted_spacing else _working_spacing(
-            cases, recipe, usual_patch_voxels(on_gpu)
+            turned, recipe, usual_patch_voxels(on_gpu)
         )
-        shapes = [shape_at(c.volume, spacing) for c in cases]
+        shapes = [shape_at(c.volume, spacing) for c in turned]
         plan = make_plan(recipe, shapes, spacing, len(names), classes, on_gpu)
+        plan = replace(plan, orientation=orientation)
     plan = _settle_plan(plan, changes, memory)
     folds = make_folds(cases, options.hold_out, _count_networks(recipe, options), _learnt(start))
     plan = replace(plan, members=len(folds))

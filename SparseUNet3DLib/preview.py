@@ -10,6 +10,7 @@ from SparseUNet3DLib.errors import MemoryLimitError, OutputError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
+from SparseUNet3DLib.orientation import turn_back, turn_case
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.preparation import Preparation, shape_at
 from SparseUNet3DLib.segmentation_files import write_segmentation
@@ -30,7 +31,8 @@ class PreviewWriter:
 
     def __init__(self, prepared: Preparation, path: Path, reporter: Reporter, stop: StopRequest) -> None:
         self._prepared, self._path, self._reporter, self._stop = prepared, path, reporter, stop
-        self._case = prepared.folds[0].training[0]
+        self._own = prepared.folds[0].training[0]
+        self._case = turn_case(self._own, prepared.plan.orientation)
         shape = shape_at(self._case.volume, prepared.plan.spacing)
         self.tiles = count_tiles(shape, prepared.plan, _SETTINGS.overlap)
 
@@ -44,7 +46,8 @@ class PreviewWriter:
                 known=KnownSlices.for_plan(case.annotation, plan, prepared.device),
             )
             labels, _ = predictor.segment(self._go_on)
-            segmentation = Segmentation(labels, case.annotation.segments, case.volume.geometry)
+            grid = self._own.volume.geometry
+            segmentation = Segmentation(turn_back(labels, grid, plan.orientation), case.annotation.segments, grid)
             write_segmentation(segmentation, self._path, compress=False)
         except _StopAskedError:
             return

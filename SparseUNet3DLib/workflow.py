@@ -31,6 +31,7 @@ from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.orientation import turn_annotation, turn_back, turn_case, turn_volume
 from SparseUNet3DLib.plan import format_triple
 from SparseUNet3DLib.preparation import Preparation, RunOptions, prepare
 from SparseUNet3DLib.preview import PreviewWriter
@@ -118,17 +119,20 @@ def segment(
             f"'{volume.name}' has {volume.array.shape[0]} channel(s), but the model expects {len(model.channels)} "
             f"({', '.join(c.name for c in model.channels)}); give the channels it was trained on, in this order."
         )
-    _require_like_spacing(model, volume)
+    turned = turn_volume(volume, model.plan.orientation)
+    _require_like_spacing(model, turned)
     network = model.network(where).to(memory_format=memory_format(where))
     precision = choose_precision(where, model.recipe.precision)
     settings = settings or InferenceSettings(memory=int(LOGITS_SHARE * available_memory(torch.device("cpu"))))
-    plan = larger_tiles(model.plan, volume.array.shape[1:], available_memory(where))
+    plan = larger_tiles(model.plan, turned.array.shape[1:], available_memory(where))
     predictor = Predictor(
-        network, plan, model.channels, volume.array, volume.geometry.array_spacing, where, precision, settings,
+        network, plan, model.channels, turned.array, turned.geometry.array_spacing, where, precision, settings,
         lambda message: reporter.emit("warning", message=message),
         _known_slices(known or keep, model, where),
     )
-    labels, confidence = predictor.segment(_segmenting(reporter, stop))
+    labels, confidence = (
+        turn_back(found, volume.geometry, plan.orientation) for found in predictor.segment(_segmenting(reporter, stop))
+    )
     prediction = Prediction(Segmentation(labels, model.segments, volume.geometry), confidence)
     if keep is not None:
         _keep_annotation(prediction, model, keep)
@@ -194,6 +198,7 @@ def _confusion(prepared: Preparation, model: Model, prediction: Prediction) -> n
             network = member.network(prepared.device).to(memory_format=memory_format(prepared.device))
             precision = choose_precision(prepared.device, model.recipe.precision)
             labels = _validation(prepared, fold).segment(network, member.plan, precision)[0]
+            labels = turn_back(labels, fold.validation[0].volume.geometry, member.plan.orientation)
         truth = fold.validation[0].annotation
         found = confusion(labels, truth.labels, truth.annotated)
         total[truth.annotated] = found[truth.annotated]
@@ -202,16 +207,18 @@ def _confusion(prepared: Preparation, model: Model, prediction: Prediction) -> n
 
 def _validation(prepared: Preparation, fold: Fold) -> HeldOutValidation:
     """Scores on the held-out planes, of which the network knows nothing but the other planes."""
-    kept = {id(c.volume): c.annotation for c in fold.training}
-    known = [KnownSlices.for_plan(kept[id(c.volume)], prepared.plan, prepared.device) for c in fold.validation]
-    return HeldOutValidation(fold.validation, known, prepared.normalisation, prepared.device)
+    kept = {c.volume.name: turn_annotation(c.annotation, prepared.plan.orientation) for c in fold.training}
+    known = [KnownSlices.for_plan(kept[c.volume.name], prepared.plan, prepared.device) for c in fold.validation]
+    cases = [turn_case(c, prepared.plan.orientation) for c in fold.validation]
+    return HeldOutValidation(cases, known, prepared.normalisation, prepared.device)
 
 
 def _training_fold(prepared: Preparation, fold: Fold) -> TrainingFold:
+    training = [turn_case(c, prepared.plan.orientation) for c in fold.training]
     if not fold.validation:
-        return TrainingFold(fold.training)
+        return TrainingFold(training)
     validation = _validation(prepared, fold)
-    return TrainingFold(fold.training, validation, validation.count_tiles(prepared.plan))
+    return TrainingFold(training, validation, validation.count_tiles(prepared.plan))
 
 
 def _segmenting(reporter: Reporter, stop: StopRequest) -> Callable[[float], None]:
@@ -262,14 +269,17 @@ def _seconds_to_segment(
 ) -> float:
     """Time of what follows training, measured with an untrained network: the volume, and the held-out slices twice."""
     started = time.perf_counter()
-    fold = prepared.folds[0]
+    fold, orientation = prepared.folds[0], prepared.plan.orientation
+    volume = turn_volume(volume, orientation)
     network = build_network(prepared.plan).to(prepared.device, memory_format=memory_format(prepared.device))
     predictor = Predictor(
         network, replace(prepared.plan, batch_norm=None if prepared.plan.batch_norm == "frozen"
                          else prepared.plan.batch_norm),
         prepared.normalisation, volume.array, volume.geometry.array_spacing, prepared.device,
         choose_precision(prepared.device, recipe.precision), settings or InferenceSettings(),
-        known=KnownSlices.for_plan(fold.training[0].annotation, prepared.plan, prepared.device),
+        known=KnownSlices.for_plan(
+            turn_annotation(fold.training[0].annotation, orientation), prepared.plan, prepared.device
+        ),
     )
     to_prepare = time.perf_counter() - started
     held_out = sum(len(c.annotation.planes) for c in fold.validation)
@@ -284,7 +294,8 @@ def _known_slices(known: SparseAnnotation | None, model: Model, device: torch.de
     if known is None:
         return None
     labels, _ = _classes_of(model, known)
-    return KnownSlices.for_plan(replace(known, labels=labels, segments=model.segments), model.plan, device)
+    known = turn_annotation(replace(known, labels=labels, segments=model.segments), model.plan.orientation)
+    return KnownSlices.for_plan(known, model.plan, device)
 
 
 def _keep_annotation(prediction: Prediction, model: Model, keep: SparseAnnotation) -> None:

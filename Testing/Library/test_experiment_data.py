@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,21 @@ def test_the_data_sets_that_are_included_can_be_read(name: str):
     assert semi_automated(data.cases) and sparsity(data.cases)
     if name == "phantom":
         assert len(fully_automated(data.cases)) == 9
+
+
+def test_the_included_data_set_that_is_fetched_can_be_read_once_it_is_there(tmp_path: Path):
+    for name, size in (("ct-1", (122, 101, 30)), ("ct-2", (170, 170, 20)), ("mr", (117, 91, 20))):
+        labels = np.random.default_rng(0).integers(0, 6, size[::-1]).astype(np.uint8)
+        (tmp_path / "abdomen" / name).mkdir(parents=True)
+        for file, array in (("image", labels.astype(np.int16)), ("labels", labels)):
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "abdomen" / name / f"{file}.nrrd"))
+    shutil.copy(ROOT / "Testing" / "Experiments" / "abdomen.toml", tmp_path)
+    data = read_dataset(tmp_path / "abdomen.toml")
+    assert len(fully_automated(data.cases)) == 9
+    for case in data.cases.values():
+        names = [s.name for s in case.annotation.segments]
+        assert names == ["liver", "spleen", "stomach", "vertebrae", "back muscles"]
+        assert 0.3 < case.annotation.annotated.mean() < 0.4
 
 
 @pytest.mark.parametrize(

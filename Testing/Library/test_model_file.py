@@ -140,6 +140,7 @@ CHANGES = {
             "batch_size": [0, -1, "2", HUGE],
             "network": ["other", None, 3, [], "paper"],
             "batch_norm": ["other", 3, "running"],
+            "orientation": ["LP", "LRS", "lps", "LPSA", "XYZ", None, 0, 5, [], {}],
         }.items()
         for value in values
     },
