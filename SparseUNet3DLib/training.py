@@ -16,6 +16,7 @@ from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.networks.ensemble import join_weights
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 from SparseUNet3DLib.plan import Plan, format_triple
+from SparseUNet3DLib.progress import Progress
 from SparseUNet3DLib.sampling import PatchSampler
 from SparseUNet3DLib.trainer import Counters, Trainer
 from SparseUNet3DLib.training_task import TrainingFold, TrainingResult, TrainingTask
@@ -61,6 +62,7 @@ class _Loop:
         precision = checkpoint.precision if checkpoint else choose_precision(task.device, task.recipe.precision)
         counters = checkpoint.counters if checkpoint else Counters()
         self.members = max(len(task.folds), counters.member + 1)
+        self.progress = Progress(task.recipe, self.members)
         self.finished = checkpoint.finished() if checkpoint else []
         self.trainer = self._make_trainer(plan, precision, counters)
         if checkpoint:
@@ -96,7 +98,7 @@ class _Loop:
         if self.trainer.counters.iteration == 0:
             self._save()  # a run killed before its first checkpoint resumes as well
         while self._train_member():
-            if self.trainer.counters.member + 1 == self.members or self._fraction() >= 1.0:
+            if self.trainer.counters.member + 1 == self.members or self.progress.of_run(self.trainer.counters) >= 1.0:
                 break
             self._validate()
             self._next_member()
@@ -106,7 +108,7 @@ class _Loop:
 
     def _train_member(self) -> bool:
         """Steps until the present network's end; False where it was asked to finish before."""
-        while not self._at_end():
+        while not self.progress.is_over(self.trainer.counters):
             self._guarded_step()
             self._side_tasks()
             wanted = self.task.stop.requested()
@@ -145,7 +147,7 @@ class _Loop:
 
     def _guarded_step(self) -> None:
         try:
-            loss = self.trainer.step(self._member_fraction())
+            loss = self.trainer.step(self.progress.of_network(self.trainer.counters))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -249,7 +251,7 @@ class _Loop:
         if counters.seconds - self.last_event < _STEP_EVENT_SECONDS and counters.iteration != recipe.iterations:
             return
         self.last_event = counters.seconds
-        fraction = self._fraction()
+        fraction = self.progress.of_run(counters)
         entry = {"iteration": counters.iteration, "seconds": round(counters.seconds, 2), "loss": loss}
         # A thousandth of the run apart: a curve of days is no longer than one of minutes.
         losses = [e for e in counters.history[-3:] if "loss" in e]
@@ -263,7 +265,7 @@ class _Loop:
             seconds_total=recipe.seconds,
             fraction=fraction,
             loss=loss,
-            learning_rate=self.trainer.learning_rate(self._member_fraction()),
+            learning_rate=self.trainer.learning_rate(self.progress.of_network(counters)),
             network=counters.member + 1,
             networks=self.members,
             eta_seconds=counters.seconds * (1 - fraction) / fraction if fraction > 0 else None,
@@ -302,39 +304,6 @@ class _Loop:
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.clock
-
-    def _fraction(self) -> float:
-        """How much of the run is over, 0..1, by whichever limit comes first."""
-        counters = self.trainer.counters
-        return self._share_over((counters.seconds, counters.iteration), (0.0, 0), 1)
-
-    def _member_fraction(self) -> float:
-        """How much of the present network's training is over, 0..1."""
-        return self._member_fraction_at(self.trainer.counters.seconds, self.trainer.counters.iteration)
-
-    def _member_fraction_at(self, seconds: float, iteration: int) -> float:
-        """The same at an earlier time; what is left of the run is shared evenly among the networks."""
-        counters = self.trainer.counters
-        first = counters.first_seconds, counters.first_iteration
-        return self._share_over((seconds, iteration), first, self.members - counters.member)
-
-    def _share_over(self, at: tuple[float, int], first: tuple[float, int], parts: int) -> float:
-        """How much is over ``at`` a time of the first of ``parts`` between ``first`` and the run's end.
-
-        Times are (seconds, iteration).
-        """
-        limits = self.task.recipe.seconds, self.task.recipe.iterations
-        shares = [0.0]
-        for now, before, limit in zip(at, first, limits, strict=True):
-            if limit is not None:
-                shares.append(parts * (now - before) / (limit - before) if limit > before else 1.0)
-        return min(1.0, max(shares))
-
-    def _at_end(self) -> bool:
-        fraction, patience, counters = self._member_fraction(), self.task.recipe.patience, self.trainer.counters
-        best = self._member_fraction_at(counters.best_seconds, counters.best_iteration)
-        plateau = patience is not None and counters.best_iou >= 0 and fraction - best > patience
-        return fraction >= 1.0 or plateau
 
     def _stopped_message(self) -> str:
         where = f"; the checkpoint is in '{self.task.folder}', go on with --resume" if self.task.folder else ""

@@ -1,0 +1,44 @@
+"""How much of a run is over, by its time budget or its number of iterations, whichever comes first."""
+
+from __future__ import annotations
+
+from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.trainer import Counters
+
+
+class Progress:
+    """Of a run that trains ``members`` networks one after another; each has an even share of what is left."""
+
+    def __init__(self, recipe: Recipe, members: int) -> None:
+        self._limits = recipe.seconds, recipe.iterations
+        self._patience, self._members = recipe.patience, members
+
+    def of_run(self, counters: Counters) -> float:
+        """How much of the whole run is over, 0..1."""
+        return self._share_over((counters.seconds, counters.iteration), (0.0, 0), 1)
+
+    def of_network(self, counters: Counters) -> float:
+        """How much of the present network's training is over, 0..1."""
+        return self._of_network_at((counters.seconds, counters.iteration), counters)
+
+    def is_over(self, counters: Counters) -> bool:
+        """Whether the present network's training is, also because it has come to a plateau."""
+        fraction = self.of_network(counters)
+        best = self._of_network_at((counters.best_seconds, counters.best_iteration), counters)
+        plateau = self._patience is not None and counters.best_iou >= 0 and fraction - best > self._patience
+        return fraction >= 1.0 or plateau
+
+    def _of_network_at(self, at: tuple[float, int], counters: Counters) -> float:
+        first = counters.first_seconds, counters.first_iteration
+        return self._share_over(at, first, self._members - counters.member)
+
+    def _share_over(self, at: tuple[float, int], first: tuple[float, int], parts: int) -> float:
+        """How much is over ``at`` a time of the first of ``parts`` between ``first`` and the run's end.
+
+        Times are (seconds, iteration).
+        """
+        shares = [0.0]
+        for now, before, limit in zip(at, first, self._limits, strict=True):
+            if limit is not None:
+                shares.append(parts * (now - before) / (limit - before) if limit > before else 1.0)
+        return min(1.0, max(shares))
