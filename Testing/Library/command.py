@@ -26,6 +26,8 @@ SMALL = (
     *("--plan", "patch_size=16x16x16", "--plan", "widths=4,8", "--plan", "strides=2x2x2", "--plan", "batch_size=1"),
     *("--precision", "float32", "--device", "cpu"),
 )
+#: A short run on the files of ``write_case``.
+DENSIFY = ("densify", "vol.nrrd", "-a", "ann.seg.nrrd", "-o", "out.seg.nrrd", *SMALL)
 TERMINOLOGY = "Segmentation category and type~SCT^85756007^Tissue~SCT^10200004^Liver~^^~Anatomic codes~^^~^^"
 SEGMENTS = (
     Segment("Segment_7", "liver", (0.8, 0.4, 0.3), {"TerminologyEntry": TERMINOLOGY}),

@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 import os
 import re
-import struct
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from command import PAINTED, SEGMENTS, SHAPE, SMALL, call, painted, run, start, structures, write_case, write_image
+from command import (
+    DENSIFY,
+    PAINTED,
+    SEGMENTS,
+    SHAPE,
+    SMALL,
+    call,
+    painted,
+    run,
+    start,
+    structures,
+    write_case,
+    write_image,
+)
 
 from SparseUNet3DLib.annotated_slices import slices_to_metadata
-from SparseUNet3DLib.command_line.parser import make_parser
 from SparseUNet3DLib.events import EventDecoder
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.model_file import load_model
@@ -26,7 +36,6 @@ from SparseUNet3DLib.segmentation_files import read_segmentation, write_segmenta
 from SparseUNet3DLib.segments import Segment, Segmentation
 
 LABELS = structures()
-DENSIFY = ("densify", "vol.nrrd", "-a", "ann.seg.nrrd", "-o", "out.seg.nrrd", *SMALL)
 #: The fields of every event, with the types they may have.
 NUMBER, OPTIONAL = (int, float), (int, float, type(None))
 FIELDS = {
@@ -436,85 +445,3 @@ def test_demo_runs_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[s
     scores = json.loads((tmp_path / "demo" / "scores.json").read_text())
     assert scores.keys() == {"3D U-Net", "contour interpolation"}
     assert scores["3D U-Net"]["region"] == "voxels never annotated"
-
-
-# -- help and text -------------------------------------------------------------------------------------
-
-
-def test_help_fits_80_columns_and_explains_every_option(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("COLUMNS", "80")
-    parser = make_parser()
-    (commands,) = (action.choices for action in parser._actions if action.choices and not action.option_strings)
-    assert list(commands) == ["densify", "train", "segment", "evaluate", "info", "device", "demo", "experiment"]
-    for name, command in commands.items():
-        assert call(name, "--help") == 0
-        text = capsys.readouterr().out
-        assert max(map(len, text.splitlines())) <= 80
-        for action in command._actions:
-            assert action.help, (name, action.dest)
-            assert all(option in text for option in action.option_strings)
-    assert call("--help") == 0
-    text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= 80
-    assert all(name in text for name in commands)
-    assert "Exit codes: 0 done, 2 usage, 3 input" in text
-
-
-def test_version(capsys: pytest.CaptureFixture[str]):
-    assert call("--version") == 0
-    assert re.fullmatch(r"sparse-unet3d \d+\.\d+\.\d+\n", capsys.readouterr().out)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
-def test_terminal_of_80_columns(folder: Path):
-    import fcntl
-    import pty
-    import termios
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    options = ("--iterations", 15, "--truth", "truth.seg.nrrd", "--hold-out", 1)
-    with start(*DENSIFY, *options, cwd=folder, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        shown = b""
-        try:
-            while piece := os.read(ours, 4096):
-                shown += piece
-        except OSError:  # how Linux says that the other end was closed
-            pass
-    os.close(ours)
-    assert process.returncode == 0
-    text = shown.decode()
-    lines = text.replace("\r\n", "\n").split("\n")
-    drawn = [part for line in lines for part in line.split("\r")]
-    assert max(map(len, drawn)) <= 80
-    assert any(re.fullmatch(r"Training \d+%  step \d+/15  loss \d\.\d{4}  .*left", part.rstrip()) for part in drawn)
-    # What stands on the screen in the end: of each line, what was drawn last.
-    screen = [line.split("\r")[-1].rstrip() for line in lines]
-    assert any(line.startswith("Training 100%  step 15/15") for line in screen)
-    assert "Segmenting 100%" in screen
-    assert "segmentation: out.seg.nrrd" in screen
-    assert "\x1b" not in text
-
-
-def test_names_that_the_terminal_cannot_show_become_escapes(folder: Path):
-    labels = painted(LABELS)
-    grid = read_segmentation("truth.seg.nrrd").geometry
-    segments = (Segment("a", "Närve \u2603\x1b[2J"), Segment("b", "x" * 100))
-    write_segmentation(Segmentation(labels, segments, grid), "odd.seg.nrrd")
-    arguments = ("evaluate", "odd.seg.nrrd", "--truth", "odd.seg.nrrd")
-    code, out, err = run(*arguments, cwd=folder, env={"PYTHONIOENCODING": "ascii"})
-    assert (code, err) == (0, "")
-    assert "N\\xe4rve \\u2603\\x1b[2J" in out
-    assert max(map(len, out.splitlines())) <= 80
-
-
-def test_results_that_nobody_listens_to_any_more_are_written_all_the_same(folder: Path):
-    with start(*DENSIFY, "--iterations", 1, cwd=folder) as process:
-        process.stdout.close()
-        err = process.stderr.read().decode()
-    assert process.returncode == 0, err
-    assert Path("out.seg.nrrd").exists()
-    assert "Traceback" not in err

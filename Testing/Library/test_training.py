@@ -7,37 +7,26 @@ import numpy as np
 import pytest
 import torch
 from tiny_training import (
-    CPU,
     StopAfter,
+    held_out_task,
     in_fresh_process,
     little_memory,
     make_trainer,
-    paper_plan,
     same_weights,
-    tiny_annotation,
     tiny_plan,
     tiny_recipe,
     tiny_task,
-    tiny_volume,
 )
 
 from SparseUNet3DLib import training
-from SparseUNet3DLib.cases import Case, make_folds
 from SparseUNet3DLib.checkpoint import FILE_NAME, Checkpoint
-from SparseUNet3DLib.errors import DivergenceError, Interrupted, MemoryLimitError, OutputError
+from SparseUNet3DLib.errors import Interrupted, MemoryLimitError, OutputError
 from SparseUNet3DLib.events import CollectingReporter
-from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.networks import build_network
-from SparseUNet3DLib.normalisation import ChannelNormalisation, ChannelStatistics
-from SparseUNet3DLib.tiles import Box
+from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.training import run_training
-from SparseUNet3DLib.validation import HeldOutValidation
 
 GRAY = (ChannelNormalisation("channel0"),)
-#: The slice-wise network without normalisation layers: with a high enough rate its weights explode.
-UNSTABLE = replace(
-    paper_plan(), network="2d", strides=((1, 2, 2),) * 3, kernels=((1, 3, 3),) * 4, patch_size=(1, 100, 100)
-)
 
 
 def run(**changes):
@@ -210,81 +199,6 @@ def test_a_folder_that_cannot_be_written_to_is_told_at_the_start(tmp_path):
     assert not reporter.of("step")
 
 
-# -- divergence ----------------------------------------------------------------------------------------
-
-
-def unstable(rate: float, **changes):
-    recipe = tiny_recipe(
-        optimizer="sgd", schedule="steps", learning_rate=rate, iterations=12, ema_decay=changes.pop("decay", 0.9)
-    )
-    return tiny_task(plan=UNSTABLE, recipe=recipe, reporter=CollectingReporter(), **changes)
-
-
-@pytest.mark.parametrize("decay", [0.9, 0.0])
-def test_a_run_that_diverges_goes_back_and_on_with_half_the_rate(decay):
-    task = unstable(300.0, decay=decay)
-    result = run_training(task)
-    warnings = messages(task.reporter)
-    assert len(warnings) >= 2
-    for halvings, message in enumerate(warnings, start=1):
-        assert message.startswith("Training diverged at iteration ")
-        assert f"going on from iteration 0 with {0.5**halvings:g} of the learning rate" in message
-    assert result.iterations == 12
-    assert all(bool(w.isfinite().all()) for w in result.weights.values())
-    assert task.reporter.of("step")[-1]["learning_rate"] == 300.0 * 0.5 ** len(warnings)
-
-
-def test_a_run_that_diverges_whatever_the_rate_ends_in_a_sentence():
-    task = unstable(1e6)
-    with pytest.raises(DivergenceError, match=r"diverged 7 times .*halved each time; check the volume for"):
-        run_training(task)
-    assert len(messages(task.reporter)) == 6
-
-
-def test_gray_values_beyond_all_numbers_end_in_a_sentence():
-    absurd = ChannelNormalisation("channel0", ChannelStatistics(-1e38, 1e38, 0.0, 1e-10))
-    volume = tiny_volume()
-    volume = replace(volume, array=volume.array * np.float32(1e36))
-    task = tiny_task(cases=[Case(volume, tiny_annotation(volume))], normalisation=(absurd,))
-    with pytest.raises(DivergenceError):
-        run_training(task)
-
-
-def test_the_halved_rate_outlives_an_interruption(tmp_path):
-    with pytest.raises(Interrupted):
-        run_training(unstable(300.0, folder=tmp_path, stop=StopAfter(10)))
-    header = Checkpoint(tmp_path / FILE_NAME)
-    trainer = make_trainer(unstable(300.0))
-    header.restore(trainer)
-    assert trainer.counters.rate_factor < 1.0
-
-
-def test_a_gradient_that_is_not_finite_never_reaches_the_weights():
-    trainer = make_trainer(tiny_task())
-    trainer.step(0.5)
-    before = {n: t for n, t in trainer.state().items() if n != "generator"}
-    for parameter in trainer.network.parameters():
-        parameter.register_hook(lambda gradient: gradient * math.inf)
-    assert not math.isfinite(trainer.step(0.5))
-    after = {n: t for n, t in trainer.state().items() if n != "generator"}
-    assert same_weights(before, after)
-    assert trainer.counters.iteration == 1
-
-
-def test_twice_in_a_row_the_run_goes_back_to_the_state_before(tmp_path, monkeypatch):
-    """The latest state may be on the brink of divergence already."""
-    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
-    task = tiny_task(tmp_path, recipe=tiny_recipe(iterations=30), reporter=CollectingReporter())
-    loop = training._Loop(task, resume=False)
-    for _ in range(5):
-        loop._guarded_step()
-        loop._side_tasks()
-    for expected in (5, 4, 4):
-        loop._roll_back()
-        assert loop.trainer.counters.iteration == expected
-    assert loop.trainer.counters.rate_factor == 0.125
-
-
 # -- memory --------------------------------------------------------------------------------------------
 
 
@@ -338,14 +252,6 @@ def test_the_smallest_patch_not_fitting_is_said_in_a_sentence():
 # -- validation, previews, events ----------------------------------------------------------------------
 
 
-def held_out_task(**changes):
-    volume = tiny_volume()
-    (fold,) = make_folds([Case(volume, tiny_annotation(volume))], 2)
-    validation = HeldOutValidation(fold.validation, [None] * len(fold.validation), GRAY, CPU)
-    task = tiny_task(cases=fold.training, validate=validation, reporter=CollectingReporter())
-    return replace(task, **changes), fold.validation
-
-
 @pytest.mark.parametrize("batch_norm", [None, "frozen"])
 def test_validation_changes_nothing_in_the_training(eager, batch_norm):
     task, _ = held_out_task(recipe=tiny_recipe(iterations=5), plan=tiny_plan(batch_norm=batch_norm))
@@ -354,60 +260,6 @@ def test_validation_changes_nothing_in_the_training(eager, batch_norm):
     plain = run_training(replace(task, folds=[replace(task.folds[0], validate=None)]))
     assert same_weights(validated.weights, plain.weights)
     assert plain.held_out_iou is None
-
-
-@pytest.mark.parametrize("batch_norm", [None, "frozen"])
-def test_the_score_on_held_out_planes_is_the_iou_of_the_prediction_there(batch_norm):
-    task, cases = held_out_task(recipe=tiny_recipe(iterations=40), plan=tiny_plan(batch_norm=batch_norm))
-    result = run_training(task)
-    network = build_network(result.plan)
-    network.load_state_dict(result.weights)
-    volume, annotation = cases[0].volume, cases[0].annotation
-    p = Predictor(
-        network, result.plan, GRAY, volume.array, (1.0, 1.0, 1.0), CPU, settings=InferenceSettings(overlap=0.25)
-    )
-    assert len(annotation.planes) == 2
-    found = np.zeros(annotation.labels.shape, int)
-    for plane in annotation.planes:
-        box = Box((plane.index, 0, 0), (1, *volume.array.shape[2:]))
-        found[plane.index] = p.logits(box, frame=box).argmax(0)[0]
-    known = annotation.annotated
-    for label, name in ((1, "bright"), (2, "dark")):
-        hits = (known & (found == label) & (annotation.labels == label)).sum()
-        either = (known & ((found == label) | (annotation.labels == label))).sum()
-        assert result.held_out_iou[name] == pytest.approx(hits / either)
-    last = task.reporter.of("validation")[-1]
-    assert last["iteration"] == 40
-    assert last["iou"] == result.held_out_iou
-    assert last["mean_iou"] == pytest.approx(np.mean(list(result.held_out_iou.values())))
-
-
-def test_a_segment_that_is_nowhere_has_no_score():
-    volume = tiny_volume()
-    annotation = tiny_annotation(volume)
-    labels = np.where(annotation.labels == 2, 0, annotation.labels).astype(np.uint16)
-    case = Case(volume, replace(annotation, labels=labels))
-    network = build_network(tiny_plan())
-    torch.nn.init.zeros_(network.head.weight)
-    network.head.bias.data = torch.tensor([0.0, 1.0, -1.0])  # says "bright" everywhere
-    scores = HeldOutValidation([case], [None], GRAY, CPU)(network, tiny_plan(), torch.float32)
-    assert scores["dark"] is None
-    assert scores["bright"] == pytest.approx((labels[annotation.annotated] == 1).mean())
-
-
-def test_many_segments_are_counted_without_overflow():
-    volume = tiny_volume((4, 16, 16))
-    annotation = tiny_annotation(volume, (1, 2))
-    many = tuple(replace(annotation.segments[0], id=f"{n}", name=f"{n}") for n in range(300))
-    labels = np.where(annotation.annotated, 299, 0).astype(np.uint16)
-    case = Case(volume, replace(annotation, labels=labels, segments=many))
-    plan = tiny_plan(classes=301)
-    network = build_network(plan)
-    torch.nn.init.zeros_(network.head.weight)
-    network.head.bias.data[299] = 1.0
-    scores = HeldOutValidation([case], [None], GRAY, CPU)(network, plan, torch.float32)
-    assert scores["298"] == 1.0
-    assert all(score is None for name, score in scores.items() if name != "298")
 
 
 def test_previews_show_the_averaged_network(eager):

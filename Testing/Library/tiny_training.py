@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from SparseUNet3DLib.annotation import SparseAnnotation, from_planes
-from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.cases import Case, make_folds
 from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.normalisation import ChannelNormalisation
@@ -27,6 +27,7 @@ from SparseUNet3DLib.segments import Segment, Segmentation
 from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.trainer import Trainer
 from SparseUNet3DLib.training_task import TrainingFold, TrainingTask
+from SparseUNet3DLib.validation import HeldOutValidation
 from SparseUNet3DLib.volumes import Volume
 
 SEGMENTS = (Segment("s1", "bright", (1.0, 0.0, 0.0)), Segment("s2", "dark", (0.0, 1.0, 0.0)))
@@ -121,6 +122,16 @@ def tiny_task(
         folder=folder,
     )
     return replace(task, **changes)
+
+
+def held_out_task(**changes: object) -> tuple[TrainingTask, list[Case]]:
+    """A training of the tiny volume without two of its slices, and the case with these."""
+    volume = tiny_volume()
+    (fold,) = make_folds([Case(volume, tiny_annotation(volume))], 2)
+    channels = (ChannelNormalisation("channel0"),)
+    validation = HeldOutValidation(fold.validation, [None] * len(fold.validation), channels, CPU)
+    task = tiny_task(cases=fold.training, validate=validation, reporter=CollectingReporter())
+    return replace(task, **changes), fold.validation
 
 
 class StopAfter:
