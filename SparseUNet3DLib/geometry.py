@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
+import SimpleITK as sitk
 
 #: Array axes (z, y, x) by the letter used on the command line.
 AXIS_NAMES = ("z", "y", "x")
 #: What two files may differ by and still lie on the same grid, as a fraction of a voxel; formats that
 #: store single precision (NIfTI) round by about 1e-6 of the coordinates.
 GRID_TOLERANCE = 1e-3
+
+
+def describe_direction(direction: Sequence[float]) -> str:
+    """The sides of the patient that i, j and k run towards, like "LPS"; of oblique axes the nearest.
+
+    ``direction`` is as in ``Geometry``.
+    """
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.networks.ensemble import split_weights
 from SparseUNet3DLib.normalisation import ChannelNormalisation
-from SparseUNet3DLib.orientation import is_orientation
+from SparseUNet3DLib.orientation import is_direction
 from SparseUNet3DLib.plan import Plan, check_plan
 from SparseUNet3DLib.recipe import NETWORKS, Recipe
 from SparseUNet3DLib.segments import Segment
@@ -190,8 +190,8 @@ def _check(model: Model) -> None:
     """Refuse a model whose parts contradict each other, before any of it is used."""
     if len(model.segments) + 1 != model.plan.classes or len(model.channels) != model.plan.in_channels:
         raise InputError("its segments or channels do not fit its plan.")
-    if model.plan.orientation != "" and not is_orientation(model.plan.orientation):
-        raise InputError("its axes run towards what are no three sides of a patient.")
+    if model.plan.direction != () and not is_direction(model.plan.direction):
+        raise InputError("the axes that it was trained on run in impossible directions.")
     _check_numbers(model.plan)
     check_plan(model.plan)
     for channel in model.channels:

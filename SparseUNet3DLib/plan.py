@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 
 from SparseUNet3DLib.errors import InputError, MemoryLimitError, UsageError
+from SparseUNet3DLib.geometry import describe_direction
 from SparseUNet3DLib.recipe import Recipe
 
 #: A grid is treated as anisotropic where one axis' spacing exceeds the finest by this factor.
@@ -51,8 +52,8 @@ class Plan:
         batch_norm: None, or where the statistics come from at test time: "batch", "running", "frozen".
         known_slices: the network has a head that corrects its answer by what annotated slices tell.
         members: networks of this shape, trained one after another, whose logits are averaged.
-        orientation: the sides of the patient that x, y and z run towards, like "LPS"; volumes that run otherwise are
-            turned (see `orientation.py`). "" in models of earlier versions: none is.
+        direction: of the first volume's axes, as in ``Geometry.direction``; volumes whose axes run otherwise are turned
+            (see `orientation`). Empty in models of earlier versions: none is.
     """
 
     network: str
@@ -67,7 +68,7 @@ class Plan:
     batch_norm: str | None = None
     known_slices: bool = False
     members: int = 1
-    orientation: str = ""
+    direction: tuple[float, ...] = ()
 
     @property
     def margin(self) -> Triple:
@@ -139,6 +140,7 @@ class Plan:
         normalisation = f"batch ({self.batch_norm} statistics)" if self.batch_norm else "instance"
         if self.network != "auto" and not self.batch_norm:
             normalisation = "none"
+        towards = f"; x, y, z towards {describe_direction(self.direction)}" if self.direction else ""
         several = f"{self.members} networks" if self.members > 1 else "network"
         return [
             f"{several} {self.network}: {self.in_channels} channel(s), {self.classes} classes, "
@@ -146,7 +148,7 @@ class Plan:
             f"levels: {', '.join(levels)} channels (kernel)",
             f"pooling: {', '.join(format_triple(s) for s in self.strides)}",
             f"spacing {format_triple(tuple(f'{s:.3g}' for s in self.spacing))} mm, patch "
-            f"{format_triple(self.patch_size)} voxels (z x y x x), {self.batch_size} per step, "
+            f"{format_triple(self.patch_size)} voxels (z x y x x{towards}), {self.batch_size} per step, "
             f"about {self.training_bytes() / 2**30:.1f} GiB",
         ]
 

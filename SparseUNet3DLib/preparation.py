@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from SparseUNet3DLib.annotation import parse_planes
 from SparseUNet3DLib.cases import Case, Fold, Learnt, harmonise, make_folds
 from SparseUNet3DLib.checkpoint import FILE_NAME, networks_begun
 from SparseUNet3DLib.device import available_memory, choose_device, describe_device
@@ -17,7 +18,7 @@ from SparseUNet3DLib.errors import InputError, MemoryLimitError, UsageError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.model_file import Model
 from SparseUNet3DLib.normalisation import ChannelNormalisation, fit_normalisation
-from SparseUNet3DLib.orientation import orientation_of, turn_case
+from SparseUNet3DLib.orientation import Turn
 from SparseUNet3DLib.plan import (
     Plan,
     fit_to_memory,
@@ -75,6 +76,10 @@ class Preparation:
     plan: Plan
     device: torch.device
 
+    def turn(self, case: Case) -> Turn:
+        """What the networks need done to the axes of ``case``."""
+        return Turn.between(case.volume.geometry.direction, self.plan.direction)
+
 
 def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter: Reporter) -> Preparation:
     """Check the cases, hold planes out, choose device, normalisation and plan; report the plan.
@@ -115,16 +120,16 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
             warn(f"The model to start from is a '{plan.network}' network, so that '{recipe.network}' does not count.")
     else:
         on_gpu = device.type != "cpu"
-        orientation = orientation_of(cases[0].volume.geometry)
-        turned = [turn_case(c, orientation) for c in cases]
+        direction = cases[0].volume.geometry.direction
+        turned = [Turn.between(c.volume.geometry.direction, direction).case(c) for c in cases]
         spacing = parse_spacing(wanted_spacing) if wanted_spacing else _working_spacing(
             turned, recipe, usual_patch_voxels(on_gpu)
         )
         shapes = [shape_at(c.volume, spacing) for c in turned]
         plan = make_plan(recipe, shapes, spacing, len(names), classes, on_gpu)
-        plan = replace(plan, orientation=orientation)
+        plan = replace(plan, direction=direction)
     plan = _settle_plan(plan, changes, memory)
-    folds = make_folds(cases, options.hold_out, _count_networks(recipe, options), _learnt(start))
+    folds = make_folds(cases, options.hold_out, _count_networks(recipe, options), _learnt(start, cases))
     plan = replace(plan, members=len(folds))
     reporter.emit(
         "plan",
@@ -145,12 +150,26 @@ def held_out_planes(folds: Sequence[Fold]) -> dict[str, list[str]]:
     return {name: [str(p) for p in sorted(found)] for name, found in planes.items()}
 
 
-def _learnt(start: Model | None) -> list[Learnt]:
+def _learnt(start: Model | None, cases: Sequence[Case]) -> list[Learnt]:
     """What each network of the model to start from knows; a file of an earlier version does not tell."""
     if start is None:
         return []
-    annotated = {v["name"]: v.get("planes", []) for v in start.record.get("volumes", [])}
-    return [Learnt(annotated, held_out) for held_out in start.record.get("held_out_by_network", [])]
+    directions = {c.volume.name: c.volume.geometry.direction for c in cases}
+    volumes = {v["name"]: v for v in start.record.get("volumes", []) if v["name"] in directions}
+
+    def as_now(name: str, planes: Sequence[str]) -> list[str]:
+        """The planes by the names that they have where the volume is stored otherwise today."""
+        then = volumes[name]
+        turn = Turn.between(then["direction"], directions[name]) if "direction" in then else Turn()
+        if turn.does_nothing:
+            return list(planes)
+        return [str(turn.plane(plane, then["shape"])) for plane in parse_planes(planes, then["shape"])]
+
+    annotated = {name: as_now(name, v.get("planes", [])) for name, v in volumes.items()}
+    return [
+        Learnt(annotated, {name: as_now(name, planes) for name, planes in held_out.items() if name in volumes})
+        for held_out in start.record.get("held_out_by_network", [])
+    ]
 
 
 def _count_networks(recipe: Recipe, options: RunOptions) -> int:

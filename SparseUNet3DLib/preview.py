@@ -10,7 +10,7 @@ from SparseUNet3DLib.errors import MemoryLimitError, OutputError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
-from SparseUNet3DLib.orientation import turn_back, turn_case
+from SparseUNet3DLib.orientation import Turn
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.preparation import Preparation, shape_at
 from SparseUNet3DLib.segmentation_files import write_segmentation
@@ -31,8 +31,10 @@ class PreviewWriter:
 
     def __init__(self, prepared: Preparation, path: Path, reporter: Reporter, stop: StopRequest) -> None:
         self._prepared, self._path, self._reporter, self._stop = prepared, path, reporter, stop
-        self._own = prepared.folds[0].training[0]
-        self._case = turn_case(self._own, prepared.plan.orientation)
+        case = prepared.folds[0].training[0]
+        self._grid = case.volume.geometry
+        self._turn = Turn.between(self._grid.direction, prepared.plan.direction)
+        self._case = self._turn.case(case)
         shape = shape_at(self._case.volume, prepared.plan.spacing)
         self.tiles = count_tiles(shape, prepared.plan, _SETTINGS.overlap)
 
@@ -46,8 +48,7 @@ class PreviewWriter:
                 known=KnownSlices.for_plan(case.annotation, plan, prepared.device),
             )
             labels, _ = predictor.segment(self._go_on)
-            grid = self._own.volume.geometry
-            segmentation = Segmentation(turn_back(labels, grid, plan.orientation), case.annotation.segments, grid)
+            segmentation = Segmentation(self._turn.back(labels), case.annotation.segments, self._grid)
             write_segmentation(segmentation, self._path, compress=False)
         except _StopAskedError:
             return

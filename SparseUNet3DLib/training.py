@@ -57,7 +57,8 @@ class _Loop:
         self.task = task
         self.task_id = fingerprint(task.folds[0].cases, task.normalisation)
         checkpoint = self._read_checkpoint() if resume else None
-        plan = checkpoint.plan if checkpoint else replace(task.plan, members=1)
+        # The cases have been turned to the task's axes; a checkpoint of an earlier version does not tell any.
+        plan = replace(checkpoint.plan if checkpoint else task.plan, members=1, direction=task.plan.direction)
         # The precision is part of the checkpoint: a self-test might decide otherwise the next time.
         precision = checkpoint.precision if checkpoint else choose_precision(task.device, task.recipe.precision)
         counters = checkpoint.counters if checkpoint else Counters()
@@ -78,7 +79,7 @@ class _Loop:
             raise UsageError("To resume a run, name the folder with its checkpoint.")
         checkpoint = Checkpoint(task.folder / FILE_NAME)
         checkpoint.require_task(self.task_id, task.recipe)
-        if checkpoint.plan != replace(task.plan, members=1):
+        if replace(checkpoint.plan, direction=task.plan.direction) != replace(task.plan, members=1):
             task.reporter.emit(
                 "warning",
                 message=f"Going on as the run was, with {checkpoint.plan.batch_size} patch(es) of "

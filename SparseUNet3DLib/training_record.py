@@ -26,6 +26,7 @@ def make_record(prepared: Preparation, result: TrainingResult, start: Model | No
                 "name": c.volume.name,
                 "shape": list(c.volume.array.shape[1:]),
                 "spacing": list(c.volume.geometry.array_spacing),
+                "direction": list(c.volume.geometry.direction),
                 "annotated": float(c.annotation.annotated.mean()),
                 "planes": [str(p) for p in sorted({*c.annotation.planes, *_withheld(prepared.folds[0], c)})],
             }

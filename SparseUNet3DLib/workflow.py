@@ -31,7 +31,7 @@ from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
-from SparseUNet3DLib.orientation import turn_annotation, turn_back, turn_case, turn_volume
+from SparseUNet3DLib.orientation import Turn
 from SparseUNet3DLib.plan import format_triple
 from SparseUNet3DLib.preparation import Preparation, RunOptions, prepare
 from SparseUNet3DLib.preview import PreviewWriter
@@ -119,8 +119,9 @@ def segment(
             f"'{volume.name}' has {volume.array.shape[0]} channel(s), but the model expects {len(model.channels)} "
             f"({', '.join(c.name for c in model.channels)}); give the channels it was trained on, in this order."
         )
-    turned = turn_volume(volume, model.plan.orientation)
-    _require_like_spacing(model, turned)
+    turn = Turn.between(volume.geometry.direction, model.plan.direction)
+    turned = turn.volume(volume)
+    _require_like_spacing(model, volume, turned)
     network = model.network(where).to(memory_format=memory_format(where))
     precision = choose_precision(where, model.recipe.precision)
     settings = settings or InferenceSettings(memory=int(LOGITS_SHARE * available_memory(torch.device("cpu"))))
@@ -128,21 +129,19 @@ def segment(
     predictor = Predictor(
         network, plan, model.channels, turned.array, turned.geometry.array_spacing, where, precision, settings,
         lambda message: reporter.emit("warning", message=message),
-        _known_slices(known or keep, model, where),
+        _known_slices(known or keep, model, turn, where),
     )
-    labels, confidence = (
-        turn_back(found, volume.geometry, plan.orientation) for found in predictor.segment(_segmenting(reporter, stop))
-    )
+    labels, confidence = (turn.back(found) for found in predictor.segment(_segmenting(reporter, stop)))
     prediction = Prediction(Segmentation(labels, model.segments, volume.geometry), confidence)
     if keep is not None:
         _keep_annotation(prediction, model, keep)
     return prediction
 
 
-def _require_like_spacing(model: Model, volume: Volume) -> None:
+def _require_like_spacing(model: Model, volume: Volume, turned: Volume) -> None:
     """Refuse a spacing that can only be meant in another unit: bringing it to the model's would take all memory."""
     own, models = volume.geometry.array_spacing, model.plan.spacing
-    ratios = [o / m for o, m in zip(own, models, strict=True)]
+    ratios = [t / m for t, m in zip(turned.geometry.array_spacing, models, strict=True)]
     if min(ratios) > _OTHER_UNIT or max(ratios) < 1 / _OTHER_UNIT:
         texts = [format_triple([f"{step:.4g}" for step in spacing]) for spacing in (own, models)]
         raise InputError(
@@ -198,7 +197,7 @@ def _confusion(prepared: Preparation, model: Model, prediction: Prediction) -> n
             network = member.network(prepared.device).to(memory_format=memory_format(prepared.device))
             precision = choose_precision(prepared.device, model.recipe.precision)
             labels = _validation(prepared, fold).segment(network, member.plan, precision)[0]
-            labels = turn_back(labels, fold.validation[0].volume.geometry, member.plan.orientation)
+            labels = prepared.turn(fold.validation[0]).back(labels)
         truth = fold.validation[0].annotation
         found = confusion(labels, truth.labels, truth.annotated)
         total[truth.annotated] = found[truth.annotated]
@@ -207,14 +206,14 @@ def _confusion(prepared: Preparation, model: Model, prediction: Prediction) -> n
 
 def _validation(prepared: Preparation, fold: Fold) -> HeldOutValidation:
     """Scores on the held-out planes, of which the network knows nothing but the other planes."""
-    kept = {c.volume.name: turn_annotation(c.annotation, prepared.plan.orientation) for c in fold.training}
-    known = [KnownSlices.for_plan(kept[c.volume.name], prepared.plan, prepared.device) for c in fold.validation]
-    cases = [turn_case(c, prepared.plan.orientation) for c in fold.validation]
+    kept = {id(c.volume): prepared.turn(c).annotation(c.annotation) for c in fold.training}
+    known = [KnownSlices.for_plan(kept[id(c.volume)], prepared.plan, prepared.device) for c in fold.validation]
+    cases = [prepared.turn(c).case(c) for c in fold.validation]
     return HeldOutValidation(cases, known, prepared.normalisation, prepared.device)
 
 
 def _training_fold(prepared: Preparation, fold: Fold) -> TrainingFold:
-    training = [turn_case(c, prepared.plan.orientation) for c in fold.training]
+    training = [prepared.turn(c).case(c) for c in fold.training]
     if not fold.validation:
         return TrainingFold(training)
     validation = _validation(prepared, fold)
@@ -269,8 +268,9 @@ def _seconds_to_segment(
 ) -> float:
     """Time of what follows training, measured with an untrained network: the volume, and the held-out slices twice."""
     started = time.perf_counter()
-    fold, orientation = prepared.folds[0], prepared.plan.orientation
-    volume = turn_volume(volume, orientation)
+    fold = prepared.folds[0]
+    turn = prepared.turn(fold.training[0])
+    volume = turn.volume(volume)
     network = build_network(prepared.plan).to(prepared.device, memory_format=memory_format(prepared.device))
     predictor = Predictor(
         network, replace(prepared.plan, batch_norm=None if prepared.plan.batch_norm == "frozen"
@@ -278,7 +278,7 @@ def _seconds_to_segment(
         prepared.normalisation, volume.array, volume.geometry.array_spacing, prepared.device,
         choose_precision(prepared.device, recipe.precision), settings or InferenceSettings(),
         known=KnownSlices.for_plan(
-            turn_annotation(fold.training[0].annotation, orientation), prepared.plan, prepared.device
+            turn.annotation(fold.training[0].annotation), prepared.plan, prepared.device
         ),
     )
     to_prepare = time.perf_counter() - started
@@ -290,11 +290,13 @@ def _seconds_to_segment(
     return (1 + prepared.plan.members if held_out else 1) * to_prepare + predictor.seconds_to_segment() + to_score
 
 
-def _known_slices(known: SparseAnnotation | None, model: Model, device: torch.device) -> KnownSlices | None:
+def _known_slices(
+    known: SparseAnnotation | None, model: Model, turn: Turn, device: torch.device
+) -> KnownSlices | None:
     if known is None:
         return None
     labels, _ = _classes_of(model, known)
-    known = turn_annotation(replace(known, labels=labels, segments=model.segments), model.plan.orientation)
+    known = turn.annotation(replace(known, labels=labels, segments=model.segments))
     return KnownSlices.for_plan(known, model.plan, device)
 
 

@@ -26,9 +26,9 @@ settings.load_profile("repeatable")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let `pytest -n 2 --dist loadgroup` run the module's tests beside the library's.
+    """Let `pytest -n 2 --dist loadgroup` run the module's tests beside the library's, never after them in one process.
 
-    Never both in one process: the module's reload the library, and have the other half of Slicer stood in for.
+    The module's reload the library, which tests that come afterwards would notice.
     """
     for item in items:
         with_module = item.path.is_relative_to(_HERE / "Panel") or item.path.is_relative_to(_HERE / "Slicer")

@@ -20,6 +20,7 @@ from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.experiments.dataset import DataSet, read_dataset
 from SparseUNet3DLib.experiments.protocols import NETWORKS, PROTOCOLS, Run
 from SparseUNet3DLib.experiments.tables import Cell, as_markdown, read_cells, write_cells
+from SparseUNet3DLib.orientation import Turn
 from SparseUNet3DLib.pictures import require_pillow
 from SparseUNet3DLib.stopping import StopRequest
 
@@ -171,8 +172,11 @@ def _fingerprint(entry: Run, data: DataSet) -> str:
     planes = {kind: {n: [str(p) for p in ps] for n, ps in by.items()}
               for kind, by in (("training", entry.training), ("test", entry.test),
                                ("unscored", entry.unscored))}  # fmt: skip
-    volumes = fingerprint([case for name, case in data.cases.items() if name in entry.training | entry.test], [])
-    values = [planes, NETWORKS[entry.network], data.recipe.to_dict(), data.plan, volumes]
+    cases = {name: case for name, case in data.cases.items() if name in entry.training | entry.test}
+    values = [planes, NETWORKS[entry.network], data.recipe.to_dict(), data.plan, fingerprint([*cases.values()], [])]
+    first = data.cases[next(iter(entry.training))].volume.geometry.direction
+    turns = {name: Turn.between(case.volume.geometry.direction, first) for name, case in cases.items()}
+    values += [[name, turn.sources, turn.reversed_axes] for name, turn in turns.items() if not turn.does_nothing]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

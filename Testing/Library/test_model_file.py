@@ -140,7 +140,7 @@ CHANGES = {
             "batch_size": [0, -1, "2", HUGE],
             "network": ["other", None, 3, [], "paper"],
             "batch_norm": ["other", 3, "running"],
-            "orientation": ["LP", "LRS", "lps", "LPSA", "XYZ", None, 0, 5, [], {}],
+            "direction": [[1, 0, 0], [0] * 9, ["1"] * 9, [HUGE, 0, 0, 0, 1, 0, 0, 0, 1], [[1]] * 9, "LPS", None, 5],
         }.items()
         for value in values
     },
