@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import os
 import warnings
 from collections import Counter
@@ -23,12 +22,10 @@ from SparseUNet3DLib.segment_records import (
     records_from_sidecar,
     sidecar_text,
 )
-from SparseUNet3DLib.segments import Segment, Segmentation
+from SparseUNet3DLib.segments import Segment, Segmentation, distinct_color
 
 _SLICER_SUFFIX = ".seg.nrrd"
 _MAX_SEGMENTS = np.iinfo(np.uint16).max
-# Hues that far apart (as a fraction of the colour wheel) stay distinct however many there are.
-_GOLDEN_RATIO = 0.618034
 
 
 def read_segmentation(path: str | os.PathLike) -> Segmentation:
@@ -189,11 +186,7 @@ def _records_of_label_map(values: list[np.ndarray], path: Path) -> list[SegmentR
     present = [int(value) for value in values[0] if value]
     if len(present) > _MAX_SEGMENTS:
         raise InputError(f"'{path}' is no label map: it holds {len(present)} different values, more than 65535.")
-    return [SegmentRecord(Segment(f"Segment_{v}", f"Segment {v}", _distinct_color(v)), v) for v in present]
-
-
-def _distinct_color(value: int) -> tuple[float, float, float]:
-    return colorsys.hsv_to_rgb(value * _GOLDEN_RATIO % 1, 0.7, 0.9)
+    return [SegmentRecord(Segment(f"Segment_{v}", f"Segment {v}", distinct_color(v)), v) for v in present]
 
 
 def _check_layers(records: list[SegmentRecord], count: int, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,8 @@ from SparseUNet3DLib.geometry import Geometry
 
 #: The name (in any case) of the segment that stands for "none of the structures".
 BACKGROUND_NAME = "background"
+#: Hues that far apart (as a fraction of the colour wheel) stay distinct however many there are.
+_GOLDEN_RATIO = 0.618034
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,8 @@ class Segmentation:
     def __post_init__(self) -> None:
         if self.labels.shape != self.geometry.array_shape:
             raise ValueError(f"labels {self.labels.shape} do not fill the grid {self.geometry.array_shape}")
+
+
+def distinct_color(number: int) -> tuple[float, float, float]:
+    """A color for the segment of this number, unlike those of its neighbours."""
+    return colorsys.hsv_to_rgb(number * _GOLDEN_RATIO % 1, 0.7, 0.9)

@@ -17,7 +17,7 @@ from SparseUNet3DLib.image_files import image_array, read_image
 from SparseUNet3DLib.phantom import best_threshold_iou, make_phantom
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.segmentation_files import on_grid, read_named
-from SparseUNet3DLib.segments import BACKGROUND_NAME, Segment, Segmentation
+from SparseUNet3DLib.segments import BACKGROUND_NAME, Segment, Segmentation, distinct_color
 from SparseUNet3DLib.volumes import read_volume
 
 _KEYS = {"name", "channels", "segmentation", "labels", "slices", "segments"}
@@ -138,7 +138,7 @@ def _read_labels(path: Path, entry: Mapping, geometry: Geometry) -> SparseAnnota
     for number, value in enumerate(values.values(), start=1):
         mapped[found == value] = number
     known = ~np.isin(found, [value for name, value in labels.items() if name.lower() == _UNLABELLED])
-    segments = tuple(Segment(f"Segment_{n}", name) for n, name in enumerate(values, start=1))
+    segments = tuple(Segment(f"Segment_{n}", name, distinct_color(n)) for n, name in enumerate(values, start=1))
     segmentation = Segmentation(mapped, segments, geometry)
     slices = texts(entry, "slices")
     if slices or known.all():

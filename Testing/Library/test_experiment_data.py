@@ -67,6 +67,7 @@ def test_the_included_data_set_that_is_fetched_can_be_read_once_it_is_there(tmp_
     for case in data.cases.values():
         names = [s.name for s in case.annotation.segments]
         assert names == ["liver", "spleen", "stomach", "vertebrae", "back muscles"]
+        assert len({s.color for s in case.annotation.segments}) == 5
         assert 0.3 < case.annotation.annotated.mean() < 0.4
 
 
