@@ -18,7 +18,7 @@ from SparseUNet3DLib.errors import InputError, MemoryLimitError, UsageError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.model_file import Model
 from SparseUNet3DLib.normalisation import ChannelNormalisation, fit_normalisation
-from SparseUNet3DLib.orientation import Turn
+from SparseUNet3DLib.orientation import Turn, is_direction
 from SparseUNet3DLib.plan import (
     Plan,
     fit_to_memory,
@@ -160,7 +160,8 @@ def _learnt(start: Model | None, cases: Sequence[Case]) -> list[Learnt]:
     def as_now(name: str, planes: Sequence[str]) -> list[str]:
         """The planes by the names that they have where the volume is stored otherwise today."""
         then = volumes[name]
-        turn = Turn.between(then["direction"], directions[name]) if "direction" in then else Turn()
+        known = is_direction(then.get("direction", ()))
+        turn = Turn.between(then["direction"], directions[name]) if known else Turn()
         if turn.does_nothing:
             return list(planes)
         return [str(turn.plane(plane, then["shape"])) for plane in parse_planes(planes, then["shape"])]
