@@ -12,11 +12,14 @@ from __future__ import annotations
 import csv
 import statistics
 import sys
-from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from methods import METHODS, OURS, TIMED
 from sparse_tasks import SETTINGS, TASKS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _BEGIN, _END = "<!-- benchmark -->", "<!-- /benchmark -->"
 #: Okabe and Ito's colours, which the colour-blind can tell apart; ours is the first.
@@ -73,20 +76,22 @@ def table(rows: list[dict], setting: str, untouched: bool) -> list[str]:
 
 
 def plot_minutes(rows: list[dict], path: Path) -> None:
-    """IoU against wall minutes at the setting `main`, one panel per task."""
+    """IoU against wall time at the setting `main`, one panel per task; a bar spans the seeds."""
     rows = [row for row in rows if row["setting"] == "main"]
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
     figure, panels = _panels(tasks)
     for task, panel in zip(tasks, panels, strict=False):
         for color, method in zip(_COLORS, METHODS, strict=True):
-            points = defaultdict(list)
-            for row in rows:
-                if (row["task"], row["method"]) == (task, method):
-                    points[row["minutes"]].append((float(row["wall"]) / 60, float(row["iou"])))
-            line = sorted(tuple(statistics.mean(v) for v in zip(*p, strict=True)) for p in points.values())
-            if line:
-                panel.plot(*zip(*line, strict=True), "o-" if method in TIMED else "s", color=color, label=method)
-        panel.set(title=task, xscale="log", xlabel="minutes (wall)", ylabel="IoU", ylim=(0, 1))
+            of_method = [row for row in rows if (row["task"], row["method"]) == (task, method)]
+            points = []
+            for budget in _budgets(of_method):
+                chosen = [row for row in of_method if row["minutes"] == budget]
+                seconds = statistics.mean(float(row["wall"]) for row in chosen)
+                points.append((seconds, [float(row["iou"]) for row in chosen]))
+            _draw(panel, points, "o-" if method in TIMED else "s", color, method)
+        panel.set(title=task, xscale="log", xlabel="time in all", ylabel="IoU", xlim=(0.1, 1000), ylim=(0, 1))
+        panel.set_xticks([0.1, 1, 10, 60, 600], ["0.1 s", "1 s", "10 s", "1 min", "10 min"])
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
     _save(figure, panels, path)
 
@@ -101,17 +106,25 @@ def plot_slices(rows: list[dict], path: Path) -> None:
             lines = {budget: _line_of_slices(of_method, method, budget) for budget in reversed(_budgets(of_method))}
             if lines:
                 budget, line = max(lines.items(), key=lambda item: len(item[1]))
-                label = f"{method}, {budget} min" if budget else method
-                panel.plot(*zip(*line, strict=True), "o-", color=color, label=label)
+                _draw(panel, line, "o-", color, f"{method}, {budget} min" if budget else method)
         panel.set(title=task, xlabel="annotated slices", ylabel="IoU", ylim=(0, 1))
+        panel.set_xticks([sum(slices) for slices in SETTINGS.values()])
         panel.grid(alpha=0.3)
     _save(figure, panels, path)
 
 
-def _line_of_slices(rows: list[dict], method: str, budget: str) -> list[tuple[int, float]]:
-    """(number of annotated slices, mean IoU) of the settings measured."""
+def _draw(panel: Axes, points: list[tuple[float, list[float]]], style: str, color: str, label: str) -> None:
+    """Means of the values at each place, with a bar from the lowest to the highest."""
+    if points:
+        places, values = zip(*points, strict=True)
+        panel.plot(places, [statistics.mean(v) for v in values], style, color=color, label=label, markersize=5)
+        panel.vlines(places, [min(v) for v in values], [max(v) for v in values], color=color)
+
+
+def _line_of_slices(rows: list[dict], method: str, budget: str) -> list[tuple[int, list[float]]]:
+    """(number of annotated slices, IoU of each seed) of the settings measured."""
     return [
-        (sum(slices), statistics.mean(values))
+        (sum(slices), values)
         for setting, slices in SETTINGS.items()
         if (values := _ious([r for r in rows if r["setting"] == setting], method, budget))
     ]
