@@ -31,12 +31,14 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         """Change each parameter that has a gradient."""
         for group in self.param_groups:
+            rate = group["lr"]
             parameters = [p for p in group["params"] if p.grad is not None]
-            directions = orthogonalise([self._ahead(p, group["momentum"]) for p in parameters])
-            for parameter, direction in zip(parameters, directions, strict=True):
-                length = _ROOT_MEAN_SQUARE * max(direction.shape) ** 0.5
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                _as_matrix(parameter).sub_(direction, alpha=group["lr"] * length)
+            ahead = [self._ahead(p, group["momentum"]) for p in parameters]
+            for parameter, matrix, factor in zip(parameters, ahead, orthogonal_factors(ahead), strict=True):
+                length = rate * _ROOT_MEAN_SQUARE * max(matrix.shape) ** 0.5
+                sides = (factor, matrix) if len(factor) == len(matrix) else (matrix, factor)
+                # Product, decay and step in one pass over the weights.
+                _as_matrix(parameter).addmm_(*sides, beta=1 - rate * group["weight_decay"], alpha=-length)
 
     def _ahead(self, parameter: nn.Parameter, momentum: float) -> torch.Tensor:
         """Nesterov's momentum, as a matrix."""
@@ -53,22 +55,24 @@ def _as_matrix(kernels: torch.Tensor) -> torch.Tensor:
     return (kernels if kernels.is_contiguous() else kernels.movedim(1, -1)).view(len(kernels), -1)
 
 
-def orthogonalise(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Each matrix (m, n) with its singular values brought to about 1 (0.7 to 1.2), by Newton-Schulz iteration.
+def orthogonal_factors(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """What brings the singular values of each matrix (m, n) to about 1 (0.7 to 1.2), by Newton-Schulz iteration.
 
+    A factor is (m, m), for the left of its matrix, where the matrix is square or wide, else (n, n), for the right.
     Each step multiplies by a polynomial of the Gram matrix, which is small where a layer has few outputs
     and many inputs; so the polynomials are multiplied first, and the matrix once in the end. Gram matrices of
     the same size go through this together.
     """
-    wide = [(m.T if m.shape[0] > m.shape[1] else m).float() for m in matrices]
-    wide = [m / (torch.linalg.vector_norm(m) + 1e-7) for m in wide]
-    results: list[torch.Tensor] = [*wide]
-    for height in {len(m) for m in wide}:
-        chosen = [n for n, m in enumerate(wide) if len(m) == height]
-        factors = _newton_schulz(torch.stack([wide[n] @ wide[n].T for n in chosen]))
-        for n, factor in zip(chosen, factors, strict=True):
-            results[n] = factor @ wide[n]
-    return [r.T if m.shape[0] > m.shape[1] else r for r, m in zip(results, matrices, strict=True)]
+    grams = [m @ m.T if m.shape[0] <= m.shape[1] else m.T @ m for m in matrices]
+    factors: list[torch.Tensor] = [*grams]
+    for height in {len(g) for g in grams}:
+        chosen = [n for n, g in enumerate(grams) if len(g) == height]
+        gram = torch.stack([grams[n] for n in chosen])
+        # Its trace is the sum of the squared singular values: none is above 1 after the division.
+        square = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + 1e-14
+        for n, factor in zip(chosen, _newton_schulz(gram / square) / square.sqrt(), strict=True):
+            factors[n] = factor
+    return factors
 
 
 def _newton_schulz(gram: torch.Tensor) -> torch.Tensor:

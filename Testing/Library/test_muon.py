@@ -4,11 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from SparseUNet3DLib.muon import Muon, orthogonalise
+from SparseUNet3DLib.muon import Muon, orthogonal_factors
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def orthogonalise(matrices: list[torch.Tensor]) -> list[torch.Tensor]:
+    factors = orthogonal_factors(matrices)
+    return [f @ m if m.shape[0] <= m.shape[1] else m @ f for f, m in zip(factors, matrices, strict=True)]
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 432), (128, 3456), (40, 6), (1, 27)])
