@@ -62,6 +62,7 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndBatchProcessEvent, self.onSceneEndBatch)
         slicer.app.connect("aboutToQuit()", self.onQuit)
         self.panel.setParameters(self.logic.getParameters())
 
@@ -80,8 +81,9 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.abandonAll()
 
     def onSceneEndClose(self, _caller: Any, _event: Any) -> None:
-        """A new scene is there."""
-        self.panel.setParameters(self.logic.getParameters())
+        """A new scene is there; nodes of ours come into it when the user opens the module."""
+        if self.panel.isEntered:
+            self.panel.setParameters(self.logic.getParameters())
 
     def onSceneStartImport(self, _caller: Any, _event: Any) -> None:
         """Nodes come in one by one, and selectors change with them."""
@@ -90,7 +92,13 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndImport(self, _caller: Any, _event: Any) -> None:
         """All nodes are there, perhaps with another parameter node."""
         self.panel.isImporting = False
-        self.panel.setParameters(self.logic.getParameters())
+        if self.panel.isEntered or self.panel.parameters is not None:
+            self.panel.setParameters(self.logic.getParameters())
+
+    def onSceneEndBatch(self, _caller: Any, _event: Any) -> None:
+        """While nodes come and go in a batch, widgets of Slicer's take none."""
+        if not self.panel.isImporting:
+            self.panel.update()
 
     def onQuit(self) -> None:
         """Slicer closes: leave no process behind."""

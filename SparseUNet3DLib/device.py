@@ -174,7 +174,18 @@ def _free_main_memory() -> int:
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
-    return min(free, _free_container_memory(Path("/sys/fs/cgroup"), free))
+    groups = _own_groups(Path("/proc/self/cgroup"))
+    return min(_free_container_memory(Path("/sys/fs/cgroup") / group, free) for group in groups)
+
+
+def _own_groups(membership: Path) -> list[str]:
+    """The control groups (version 2) whose limits hold for this process, from its own one up to the root, "".
+
+    In a container the root has the limit; a cluster's jobs have theirs further down.
+    """
+    lines = membership.read_text().splitlines() if membership.exists() else []
+    own = next((line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::")), "")
+    return [own, *(str(parent) for parent in Path(own).parents if str(parent) != "."), ""]
 
 
 def _free_container_memory(cgroup: Path, unlimited: int) -> int:

@@ -11,15 +11,14 @@ from slicer.i18n import tr as _
 
 from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DModule.background import Background
-from SparseUNet3DModule.navigation import ViewFollower, goTo, planeShown, sliceNodes
 from SparseUNet3DModule.painted import paintedOn
 from SparseUNet3DModule.slices import HELD_OUT, IGNORE, TRAIN, USES, SliceOverview, overview
+from SparseUNet3DModule.view_row import ViewRow
 
 _EFFECTS = ("Paint", "Draw", "Erase", "Level tracing", "Scissors", "Islands", "Smoothing", "Threshold")
 _EDITOR_TAG = "SparseUNet3D"
 #: Milliseconds without painting before the slices are looked for again, and between looks at the thread.
 _QUIET_MS, _POLL_MS = 400, 50
-_SHORTCUTS = (("Ctrl+Return", "complete"), ("Ctrl+PgUp", "previous"), ("Ctrl+PgDown", "next"))
 
 
 class AnnotateSection:
@@ -27,6 +26,8 @@ class AnnotateSection:
 
     Attributes:
         overview: what is annotated, as of the last look.
+        heldOutByProgram: slices that the program chose to hold out.
+        views: the row of buttons below the table.
     """
 
     def __init__(self, panel: Any) -> None:
@@ -38,9 +39,8 @@ class AnnotateSection:
         self._observed: list[tuple[Any, int]] = []
         self._watched: tuple[Any, ...] = (None, None, None)  # segmentation, annotation, volume
         self._placesLookedAt: tuple[Any, ...] = ()
-        self._shortcuts: list[Any] = []
-        self._follower = ViewFollower(self._onViewMoved)
-        self._isEntered, self._isOutdated = False, True
+        self.views = ViewRow(panel, self)
+        self._isOutdated = True
         self._timer = qt.QTimer()
         self._timer.connect("timeout()", self._onTimer)
         ui = self._ui
@@ -51,48 +51,28 @@ class AnnotateSection:
         ui.segmentEditorWidget.segmentationNodeSelectorVisible = False
         ui.segmentEditorWidget.sourceVolumeNodeSelectorVisible = False
         ui.segmentEditorWidget.switchToSegmentationsButtonVisible = False
-        ui.sliceTable.connect("cellClicked(int,int)", self._onCell)
         ui.sliceTable.horizontalHeader().setStretchLastSection(False)
         ui.sliceTable.horizontalHeader().setSectionResizeMode(2, qt.QHeaderView.Stretch)
         ui.sliceTable.verticalHeader().setVisible(False)
-        ui.completeButton.connect("clicked()", self.declareComplete)
-        ui.previousButton.connect("clicked()", lambda: self.goToNeighbour(-1))
-        ui.nextButton.connect("clicked()", lambda: self.goToNeighbour(1))
         ui.scribblesCheckBox.connect("toggled(bool)", self._onScribbles)
 
     # -- life ------------------------------------------------------------------------------------------------
 
     def enter(self) -> None:
         """The module is opened: shortcuts and the segment editor come alive."""
-        self._isEntered = True
         self._ui.segmentEditorWidget.setupViewObservations()
         self._ui.segmentEditorWidget.installKeyboardShortcuts()
-        actions = {
-            "complete": self.declareComplete,
-            "previous": lambda: self.goToNeighbour(-1),
-            "next": lambda: self.goToNeighbour(1),
-        }
-        window = slicer.util.mainWindow()
-        if window is not None and not self._shortcuts:
-            for keys, action in _SHORTCUTS:
-                shortcut = qt.QShortcut(qt.QKeySequence(keys), window)
-                shortcut.connect("activated()", actions[action])
-                self._shortcuts.append(shortcut)
-        self._fillViews()
-        self._follower.start()
+        self.views.enter()
         self.update()
+        if self._isOutdated:  # painted in the segment editor's own module, say
+            self._lookSoon()
 
     def exit(self) -> None:
         """The module is left: nothing may react to keys or the mouse any more."""
-        self._isEntered = False
-        self._follower.stop()
+        self.views.exit()
         self._ui.segmentEditorWidget.setActiveEffectByName("")
         self._ui.segmentEditorWidget.uninstallKeyboardShortcuts()
         self._ui.segmentEditorWidget.removeViewObservations()
-        for shortcut in self._shortcuts:
-            shortcut.setParent(None)
-            shortcut.deleteLater()
-        self._shortcuts = []
 
     def update(self) -> None:
         """Show the parameters; look again at what is painted."""
@@ -102,15 +82,15 @@ class AnnotateSection:
         self._observe(annotation, volume)
         ready = annotation is not None and volume is not None and volume.GetImageData() is not None
         ui.segmentEditorWidget.enabled = ready and not self._panel.isBusy
-        for widget in (ui.completeButton, ui.previousButton, ui.nextButton, ui.viewSelector):
-            widget.enabled = ready
+        ui.segmentEditorWidget.readOnly = self._panel.isBusy  # its shortcuts work even where it is disabled
+        self.views.update(ready)
         if parameters is None:
             self._timer.stop()
             self._question = ()
             ui.sliceTable.setRowCount(0)
             return
         ui.scribblesCheckBox.checked = parameters.scribbles
-        if self._isEntered:
+        if self._panel.isEntered:
             self._showInEditor(annotation, volume)
         question = (
             annotation, volume, tuple(parameters.completeSlices), tuple(sorted(parameters.sliceUse.items())),
@@ -156,10 +136,11 @@ class AnnotateSection:
                     self._observed.append((node, node.AddObserver(event, self._onMoved)))
         if segmentation is not None:
             kind = slicer.vtkSegmentation
-            for event in (
-                kind.SourceRepresentationModified, kind.SegmentAdded, kind.SegmentRemoved, kind.SegmentModified
+            for event, call in (
+                (kind.SourceRepresentationModified, self._onPainted), (kind.SegmentAdded, self._onSegment),
+                (kind.SegmentRemoved, self._onSegment), (kind.SegmentModified, self._onSegment),
             ):
-                self._observed.append((segmentation, segmentation.AddObserver(event, self._onPainted)))
+                self._observed.append((segmentation, segmentation.AddObserver(event, call)))
 
     def _onMoved(self, _caller: Any, _event: str) -> None:
         if self._places() != self._placesLookedAt:
@@ -170,11 +151,16 @@ class AnnotateSection:
         return tuple(_placeOf(node) for node in self._watched[1:])
 
     def _onPainted(self, _caller: Any, _event: str) -> None:
+        self._panel.result.showPainting()
+        self._lookSoon()
+
+    def _onSegment(self, _caller: Any, _event: str) -> None:
         self._lookSoon()
 
     def _lookSoon(self) -> None:
         self._isOutdated = True
-        self._timer.start(_QUIET_MS)
+        if self._panel.isEntered:  # else when it is: nobody sees the table, and who paints elsewhere shall not wait
+            self._timer.start(_QUIET_MS)
         self._panel.train.updateButtons()
 
     def _onTimer(self) -> None:
@@ -190,7 +176,7 @@ class AnnotateSection:
         except Exception as error:
             self.showOverview(SliceOverview(problem=str(error)))
         if self._isOutdated:  # something was painted while it was computed
-            self._timer.start(_QUIET_MS)
+            self._lookSoon()
 
     def _look(self) -> None:
         parameters = self._panel.parameters
@@ -265,36 +251,6 @@ class AnnotateSection:
 
     # -- what the user does ----------------------------------------------------------------------------------
 
-    def declareComplete(self) -> None:
-        """The slice shown in the chosen view is annotated completely; pressed again on it, it is not."""
-        parameters = self._panel.parameters
-        nodes = {node.GetName(): node for node in sliceNodes()}
-        node = nodes.get(self._ui.viewSelector.currentText)
-        if node is None or not self._panel.channels() or self._panel.data.problem():
-            return
-        try:
-            plane = str(planeShown(node, parameters.volume))
-        except SparseUNetError as error:
-            self._ui.sliceMessage.text = str(error)
-            return
-        declared = list(parameters.completeSlices)
-        parameters.completeSlices = [p for p in declared if p != plane] if plane in declared else [*declared, plane]
-
-    def goToNeighbour(self, step: int) -> None:
-        """Go to the next (1) or previous (-1) annotated slice."""
-        count = len(self.overview.rows)
-        if not count:
-            return
-        row = self._ui.sliceTable.currentRow()
-        row = (row + step) % count if row >= 0 else (0 if step > 0 else count - 1)
-        self._ui.sliceTable.setCurrentCell(row, 0)
-        self._onCell(row, 0)
-
-    def _onCell(self, row: int, _column: int) -> None:
-        parameters = self._panel.parameters
-        if self._panel.channels() and not self._panel.data.problem() and row < len(self.overview.rows):
-            goTo(self.overview.rows[row].plane, parameters.volume)
-
     def _onUse(self, plane: str, use: str) -> None:
         parameters = self._panel.parameters
         if parameters is not None:
@@ -304,18 +260,6 @@ class AnnotateSection:
     def _onScribbles(self, checked: bool) -> None:
         if self._panel.parameters is not None:
             self._panel.parameters.scribbles = checked
-
-    def _onViewMoved(self, name: str) -> None:
-        index = self._ui.viewSelector.findText(name)
-        if index >= 0:
-            self._ui.viewSelector.setCurrentIndex(index)
-
-    def _fillViews(self) -> None:
-        selector = self._ui.viewSelector
-        names = [node.GetName() for node in sliceNodes()]
-        if [selector.itemText(n) for n in range(selector.count)] != names:
-            selector.clear()
-            selector.addItems(names)
 
 
 def _placeOf(node: Any) -> tuple[float, ...]:

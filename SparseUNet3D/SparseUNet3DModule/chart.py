@@ -39,15 +39,18 @@ class TrainingChart:
     def viewNode(self, owner: slicer.vtkMRMLNode) -> slicer.vtkMRMLPlotViewNode:
         """The plot view node that shows the chart in the panel and nowhere else; ``owner`` is any node of ours."""
         node = slicer.mrmlScene.GetSingletonNode(_VIEW, "vtkMRMLPlotViewNode")
-        if node is None:
+        isNew = node is None
+        if isNew:
             node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLPlotViewNode")
             node.UnRegister(None)
             node.SetLayoutName(_VIEW)
             node.SetName("SparseUNet3D training")
             node.SetSaveWithScene(False)
-            # Else Slicer's layout would show it as well, and other modules their charts in it.
-            node.SetAndObserveParentLayoutNodeID(owner.GetID())
-            node.SetDoPropagatePlotChartSelection(False)
+        # Else Slicer's layout would show it as well, and other modules their charts in it. Each time, as closing a
+        # scene keeps the node and takes away what was set.
+        node.SetAndObserveParentLayoutNodeID(owner.GetID())
+        node.SetDoPropagatePlotChartSelection(False)
+        if isNew:
             node = slicer.mrmlScene.AddNode(node)
         node.SetPlotChartNodeID(self.chartNode().GetID())
         return node

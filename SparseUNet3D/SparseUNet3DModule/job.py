@@ -38,6 +38,7 @@ class Job:
         state: "handing over", "running", "taking back" or "ended".
         error: one sentence, if it failed or was stopped; else "".
         interrupted: whether it ended because it was asked to.
+        isOfScene: whether it is of no use without the scene that it was begun in.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Job:
         takeBack: Callable[[dict[str, Any]], Iterator[float]],
         onEvent: Callable[[dict[str, Any]], None],
         onEnd: Callable[[Job], None],
+        isOfScene: bool = True,
     ) -> None:
+        self.isOfScene = isOfScene
         self.folder, self.state, self.error, self.interrupted = folder, "handing over", "", False
         self._stopFile, self._arguments, self._takeBack = stopFile, arguments, takeBack
         self._onEvent, self._onEnd = onEvent, onEnd

@@ -224,9 +224,13 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         )
         return cards[0]
 
-    def askDevice(self, device: str, onEvent: Callable[[dict[str, Any]], None]) -> Job:
-        """Ask which device would be used; the answer comes as a "device" event."""
-        return self._run(lambda event, end: tasks.askJob(["device", "--device", device], event, end), False, onEvent)
+    def askDevice(
+        self, device: str, onEvent: Callable[[dict[str, Any]], None], onEnd: Callable[[tasks.Outcome], None]
+    ) -> Job:
+        """Ask which device would be used; the answer comes as a "device" event, or else the outcome has an error."""
+        return self._run(
+            lambda event, end: tasks.askJob(["device", "--device", device], event, end), False, onEvent, onEnd
+        )
 
     def makeCase(
         self,
@@ -257,9 +261,10 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         return runs.TrainingCase(names, runs.arraysOf(nodes), geometry, painted, tuple(planes), held)
 
     def abandonAll(self) -> None:
-        """Ask every running worker to keep a checkpoint and leave; returns at once, and nothing comes back."""
+        """Ask each worker whose scene closes to keep a checkpoint and leave; returns at once, nothing comes back."""
         for job in list(self._jobs):
-            job.abandon()
+            if job.isOfScene:
+                job.abandon()
 
     def endAll(self) -> None:
         """Leave no worker behind; waits a moment for checkpoints."""

@@ -125,15 +125,14 @@ class ModelSection:
         )
 
     def _take(self, outcome: Outcome) -> None:
-        if outcome.error:
+        if not outcome.segmentations:  # of several volumes some may have results, although others failed
             return
         parameters = self._panel.parameters
-        last = slicer.mrmlScene.GetNodeByID(outcome.segmentations[-1])
         self._panel.result.showNothing()
         parameters.heldOutIou = {}
-        parameters.result = last
-        if outcome.confidences:
-            parameters.confidence = slicer.mrmlScene.GetNodeByID(outcome.confidences[-1])
+        parameters.result = slicer.mrmlScene.GetNodeByID(outcome.segmentations[-1])
+        confidences = [slicer.mrmlScene.GetNodeByID(identifier) for identifier in outcome.confidences]
+        parameters.confidence = confidences[-1] if confidences else None  # not that of another result
 
     def _tellFiles(self, outcome: Outcome) -> None:
         if not outcome.error:

@@ -16,11 +16,13 @@ _TILT = 0.5
 
 
 def sliceNodes() -> list[slicer.vtkMRMLSliceNode]:
-    """The slice views' nodes, in the order of the layout."""
+    """The nodes of the slice views that the layout shows."""
     manager = slicer.app.layoutManager()
     if manager is None:
         return []
-    return [manager.sliceWidget(name).mrmlSliceNode() for name in manager.sliceViewNames()]
+    nodes = [manager.sliceWidget(name).mrmlSliceNode() for name in manager.sliceViewNames()]
+    # The manager keeps those of former layouts, too; and while a scene is closed, none counts as shown.
+    return [node for node in nodes if node.IsMappedInLayout()] or nodes
 
 
 class ViewFollower:

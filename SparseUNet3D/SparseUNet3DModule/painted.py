@@ -51,7 +51,7 @@ def paintedOn(
     resampled to the nearest voxel as Slicer does it.
 
     Raises:
-        InputError: segments overlap, or see `segmentsOf`.
+        InputError: segments overlap, or are no label maps, or see `segmentsOf`.
     """
     segments, geometry = segmentsOf(segmentationNode), geometryOf(volumeNode)
     labels = np.zeros(geometry.array_shape, np.uint16)
@@ -83,6 +83,8 @@ def _layers(
         identifier = segmentation.GetNthSegmentID(n)
         segment = segmentation.GetSegment(identifier)
         labelmap = segment.GetRepresentation(representation)
+        if labelmap is None:
+            _refuseOtherForms(segmentationNode, segment)
         if labelmap is None or labelmap.IsEmpty():
             continue
         if sameSpace and geometryOfLabelmap(labelmap).offset_to(geometry) is not None:
@@ -94,6 +96,32 @@ def _layers(
         inVolume, inLayer = _overlap(geometryOfLabelmap(labelmap), geometry)
         array = vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(labelmap.GetDimensions()[::-1])
         yield inVolume, values, array[inLayer]
+
+
+def requireLabelmap(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+    """Make sure that voxels can be written into the segmentation.
+
+    Raises:
+        InputError: it is kept as something else, of which a label map is at most a copy.
+    """
+    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    source = segmentationNode.GetSegmentation().GetSourceRepresentationName()
+    if source != representation:
+        raise InputError(_notPainted(f"'{segmentationNode.GetName()}' is", source))
+
+
+def _refuseOtherForms(segmentationNode: slicer.vtkMRMLSegmentationNode, segment: slicer.vtkSegment) -> None:
+    """A segment without label map is empty, unless it is a surface, say."""
+    source = segmentationNode.GetSegmentation().GetSourceRepresentationName()
+    if segment.GetRepresentation(source) is not None:
+        raise InputError(_notPainted(f"The segment '{segment.GetName()}' is", source))
+
+
+def _notPainted(what: str, form: str) -> str:
+    return (
+        f"{what} kept as '{form}', not as painted voxels; open it in the Segmentations module and, under "
+        "'Representations', create 'Binary labelmap' and make it the source."
+    )
 
 
 def _overlap(part: Geometry, whole: Geometry) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

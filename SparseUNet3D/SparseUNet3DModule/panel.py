@@ -29,13 +29,14 @@ class Panel:
         job: the run in progress, or None.
         scene: counts the scenes, so that what takes a while can tell whether it is still of the same one.
         isImporting: a scene is being loaded; selectors change by themselves and say nothing of what is wanted.
+        isEntered: the module is the one that is open.
     """
 
     def __init__(self, widget: Any, ui: Any, logic: Any) -> None:
         self.widget, self.ui, self.logic = widget, ui, logic
         self.parameters: SparseUNet3DParameters | None = None
         self.job: Job | None = None
-        self.isImporting = False
+        self.isImporting = self.isEntered = False
         self._observer: tuple[Any, int] | None = None
         self.scene, self._isStarting = 0, False
         self.data = DataSection(self)
@@ -55,7 +56,8 @@ class Panel:
         if parameters is None:
             # What a run of the closing scene still says, and brings, belongs to no scene.
             self.scene += 1
-            self.job = None
+            if self.job is not None and self.job.isOfScene:
+                self.job = None
         else:
             node = parameters.parameterNode
             self._observer = (node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onModified))
@@ -68,16 +70,19 @@ class Panel:
 
     def enter(self) -> None:
         """The user opens the module."""
+        self.isEntered = True
         for section in self._sections:
             section.enter()
 
     def exit(self) -> None:
         """The user leaves the module."""
+        self.isEntered = False
         self.annotate.exit()
 
     def cleanup(self) -> None:
         """Let go of all nodes and shortcuts."""
         self.exit()
+        self.annotate.views.cleanup()
         self.setParameters(None)
 
     def channels(self) -> list[slicer.vtkMRMLScalarVolumeNode]:
@@ -98,17 +103,21 @@ class Panel:
         ``onEvent`` and ``onEnd`` among the options are called besides the panel's own.
         """
         onEvent, onEnd = options.pop("onEvent", None), options.pop("onEnd", None)
-        scene = self.scene
+        scene, job = self.scene, None
+
+        def isForeign() -> bool:
+            """Whether the panel shows another scene by now, and not this job."""
+            return scene != self.scene and (job is None or job is not self.job)
 
         def event(record: dict[str, Any]) -> None:
-            if scene != self.scene:
+            if isForeign():
                 return
             self.train.showEvent(record)
             if onEvent is not None:
                 onEvent(record)
 
         def end(outcome: Outcome) -> None:
-            if scene != self.scene:
+            if isForeign():
                 return
             self.job = None
             self.train.showEnd(outcome)

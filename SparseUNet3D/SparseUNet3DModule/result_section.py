@@ -15,8 +15,8 @@ from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS
 from SparseUNet3DLib.raw_nrrd import read_raw_nrrd
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DModule import runs
-from SparseUNet3DModule.painted import paintedOn
-from SparseUNet3DModule.results import newSegmentation, showLabels
+from SparseUNet3DModule.painted import paintedOn, requireLabelmap
+from SparseUNet3DModule.results import newSegmentation, showLabels, volumeOf
 from SparseUNet3DModule.tasks import withoutBackground
 
 _CONFIDENCE_OPACITY = 0.5
@@ -27,7 +27,7 @@ class ResultSection:
 
     def __init__(self, panel: Any) -> None:
         self._panel, self._ui = panel, panel.ui
-        self._errorsId = ""
+        self._errorsId, self._isResultFilled = "", False
         ui = self._ui
         ui.show3DButton.connect("toggled(bool)", self._onShow3D)
         ui.showConfidenceButton.connect("toggled(bool)", self._onShowConfidence)
@@ -43,7 +43,7 @@ class ResultSection:
         """Show the parameters."""
         parameters, ui = self._panel.parameters, self._ui
         if parameters is None:
-            self._errorsId = ""  # IDs mean other nodes in the next scene
+            self._errorsId, self._isResultFilled = "", False  # IDs mean other nodes in the next scene
             self.showNothing()
         result = parameters.result if parameters is not None else None
         confidence = parameters.confidence if parameters is not None else None
@@ -69,11 +69,22 @@ class ResultSection:
             button.checked = False
 
     def showNew(self) -> None:
-        """A new result is there: show it in the slices instead of the painting."""
+        """A new result is there: show it in the slices instead of the painting, of which the outline stays."""
+        self._fill(painting=False)
+        self._isResultFilled = True
+
+    def showPainting(self) -> None:
+        """The user paints: of the result, which would hide it, the outline stays."""
+        if self._isResultFilled:
+            self._fill(painting=True)
+            self._isResultFilled = False
+
+    def _fill(self, painting: bool) -> None:
+        """Fill the painting or the result in the slices."""
         parameters = self._panel.parameters
-        display = parameters.annotation.GetDisplayNode() if parameters.annotation is not None else None
-        if display is not None:
-            display.SetVisibility2DFill(False)
+        for node, isFilled in ((parameters.annotation, painting), (parameters.result, not painting)):
+            if node is not None and node.GetDisplayNode() is not None:
+                node.GetDisplayNode().SetVisibility2DFill(isFilled)
 
     def _summary(self, result: Any, scores: dict[str, float]) -> str:
         if result is None:
@@ -89,7 +100,8 @@ class ResultSection:
     def _errorFile(self) -> Path | None:
         parameters = self._panel.parameters
         path = Path(parameters.resultFolder or ".") / runs.CONFUSION
-        return path if parameters.resultFolder and parameters.heldOutIou and path.exists() else None
+        isThere = parameters.resultFolder and parameters.heldOutIou and path.exists()
+        return path if isThere and volumeOf(parameters.result) is not None else None
 
     def _onShow3D(self, checked: bool) -> None:
         result = self._panel.parameters.result if self._panel.parameters is not None else None
@@ -113,17 +125,24 @@ class ResultSection:
         if node is not None:
             slicer.mrmlScene.RemoveNode(node)
             self._errorsId = ""
-        if parameters is None or parameters.result is None or parameters.volume is None:
+        if parameters is None or parameters.result is None:
             return
         parameters.result.GetDisplayNode().SetVisibility2D(not checked)
-        path = self._errorFile()
+        path, volume = self._errorFile(), volumeOf(parameters.result)  # another one may be chosen by now
         if not checked or path is None:
             return
         arrays: list[np.ndarray] = []
         for _fraction in read_raw_nrrd(path, arrays):
             slicer.app.processEvents()
-        node = newSegmentation(_("{name} errors").format(name=parameters.volume.GetName()), parameters.volume)
-        showLabels(node, arrays[0], CONFUSION_SEGMENTS, parameters.volume)
+        if arrays[0].shape != volume.GetImageData().GetDimensions()[::-1]:
+            self._panel.train.showProblem(
+                _("'{name}' was changed since it was segmented; its errors cannot be shown on it.").format(
+                    name=volume.GetName()
+                )
+            )
+            return
+        node = newSegmentation(_("{name} errors").format(name=volume.GetName()), volume)
+        showLabels(node, arrays[0], CONFUSION_SEGMENTS, volume)
         self._errorsId = node.GetID()
 
     def _onCopy(self) -> None:
@@ -131,7 +150,7 @@ class ResultSection:
         question = _(
             "Replace what is painted in '{annotation}' by the result '{result}'? The slices that are annotated now "
             "stay marked as such; mark a slice as complete when you have corrected it. 'Undo' in the segment editor "
-            "takes this back."
+            "brings back what was painted."
         ).format(annotation=parameters.annotation.GetName(), result=parameters.result.GetName())
         if not self._panel.ask(question):
             return
@@ -149,9 +168,17 @@ def copyIntoAnnotation(panel: Any) -> None:
     decided now.
 
     Raises:
-        InputError: a painted segment has no counterpart in the result; it would be erased.
+        InputError: a painted segment has no counterpart in the result; it would be erased. Or the annotation cannot
+            take the volume's voxels as they are.
     """
     parameters = panel.parameters
+    requireLabelmap(parameters.annotation)
+    if parameters.annotation.GetTransformNodeID() != parameters.volume.GetTransformNodeID():
+        # Slicer would move what is written into a segmentation by the transform twice.
+        names = f"'{parameters.annotation.GetName()}' and '{parameters.volume.GetName()}'"
+        raise InputError(
+            f"{names} have different parent transforms; give both the same one in the Data module before you copy."
+        )
     painted = paintedOn(parameters.result, parameters.volume)
     numbers = _counterparts(painted, paintedOn(parameters.annotation, parameters.volume))
     panel.ui.segmentEditorWidget.saveStateForUndo()

@@ -58,6 +58,14 @@ def newSegmentation(name: str, volumeNode: slicer.vtkMRMLVolumeNode) -> slicer.v
     return node
 
 
+def volumeOf(segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> slicer.vtkMRMLVolumeNode | None:
+    """The volume that a segmentation made by `newSegmentation` lies on; None where it is gone or has no voxels."""
+    if segmentationNode is None:
+        return None
+    volume = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+    return volume if volume is not None and volume.GetImageData() is not None else None
+
+
 def newConfidence(
     name: str, confidence: np.ndarray, volumeNode: slicer.vtkMRMLVolumeNode
 ) -> slicer.vtkMRMLScalarVolumeNode:

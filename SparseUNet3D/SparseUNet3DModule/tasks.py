@@ -124,10 +124,16 @@ def segmentNodesJob(
         targets.append(ResultTarget(nodes[0].GetID(), f"{nodes[0].GetName()} segmented", confidence=confidence))
 
     def takeBack(_done: dict[str, Any]) -> Iterator[float]:
+        problems = []
         for (_arrays, _geometry, files), target in zip(inputs, targets, strict=True):
             result = folder / "results" / f"{files[0].stem}.seg.nrrd"
             confidenceFile = result.with_name(f"{files[0].stem}.confidence.nrrd")
-            yield from loadResult(result, confidenceFile, target, outcome)
+            try:
+                yield from loadResult(result, confidenceFile, target, outcome)
+            except InputError as error:  # no reason to lose the others
+                problems.append(str(error))
+        if problems:
+            raise InputError(" ".join(problems))
         runs.removeWhatIsDone(folder)
 
     handOver = (f for arrays, geometry, files in inputs for f in runs.handOverChannels(arrays, geometry, files))
@@ -148,24 +154,27 @@ def segmentFilesJob(
         return iter(())
 
     arguments = runs.segmentArguments(model, [[f] for f in files], output, device, confidence=False, compress=True)
-    return _job(folder, None, arguments, iter(()), takeBack, outcome, onEvent, onEnd)
+    return _job(folder, None, arguments, iter(()), takeBack, outcome, onEvent, onEnd, isOfScene=False)
 
 
 def askJob(arguments: Sequence[str], onEvent: OnEvent, onEnd: OnEnd) -> Job:
     """A question to the worker ("device", "info") that it answers by an event."""
     outcome = Outcome(Path(slicer.app.temporaryPath))
-    return _job(outcome.folder, None, arguments, iter(()), lambda _done: iter(()), outcome, onEvent, onEnd)
+    return _job(
+        outcome.folder, None, arguments, iter(()), lambda _done: iter(()), outcome, onEvent, onEnd, isOfScene=False
+    )
 
 
 def _job(
     folder: Path, stopFile: Path | None, arguments: Sequence[str], handOver: Iterator[float],
     takeBack: Callable[[dict[str, Any]], Iterator[float]], outcome: Outcome, onEvent: OnEvent, onEnd: OnEnd,
+    isOfScene: bool = True,
 ) -> Job:
     def end(job: Job) -> None:
         outcome.error, outcome.interrupted = job.error, job.interrupted
         onEnd(outcome)
 
-    return Job(folder, stopFile, arguments, handOver, takeBack, onEvent, end)
+    return Job(folder, stopFile, arguments, handOver, takeBack, onEvent, end, isOfScene)
 
 
 def loadResult(
@@ -183,9 +192,9 @@ def loadResult(
             yield (number + fraction) / len(files)
     volume = slicer.mrmlScene.GetNodeByID(target.volumeId)
     if volume is None or volume.GetImageData() is None:
-        raise InputError(f"The volume was deleted meanwhile; its segmentation is kept in '{result}'.")
+        raise InputError(f"The volume of '{target.name}' was deleted meanwhile; the result is kept in '{result}'.")
     if volume.GetImageData().GetDimensions()[::-1] != arrays[0].shape:
-        raise InputError(f"The volume was changed meanwhile; its former segmentation is kept in '{result}'.")
+        raise InputError(f"The volume of '{target.name}' was changed meanwhile; the result is kept in '{result}'.")
     segments = segmentsInFile(result)
     node = slicer.mrmlScene.GetNodeByID(target.segmentationId) if target.segmentationId else None
     node = node or newSegmentation(target.name, volume)

@@ -63,7 +63,6 @@ class TrainSection:
         self.updateButtons()
         if parameters is None:
             self.preview.forget()
-            self._deviceAsked = ""  # who was asked is ended with the scene
             ui.progressBar.setRange(0, 100)
             ui.progressBar.value = 0
             ui.statusLabel.text = ""
@@ -185,6 +184,8 @@ class TrainSection:
         if event["event"] == "plan":
             planes = {plane for planes in event["held_out"].values() for plane in planes}
             self._panel.annotate.showHeldOut(planes)
+            if not self._deviceAsked:  # as long as PyTorch was not installed nobody could tell
+                self._ui.deviceSentence.text = _("This run works on: {device}.").format(device=event["device"])
         if event["event"] == "preview" and self._ui.previewCheckBox.checked:
             self.preview.show(Path(event["path"]), self._panel.parameters.volume)
 
@@ -261,6 +262,7 @@ class TrainSection:
             self.showProblem(outcome.error)
         else:
             self._ui.statusLabel.text = outcome.error or _("Done.")
+        self._askDevice()  # the first run may have installed PyTorch
 
     def showProblem(self, message: str) -> None:
         """Show what went wrong, with a button to copy it."""
@@ -302,10 +304,12 @@ class TrainSection:
             return
         self._deviceAsked = parameters.device
         self._ui.deviceSentence.text = _("Looking for a GPU ...")
-        self._panel.logic.askDevice(parameters.device, self._showDevice)
+        self._panel.logic.askDevice(parameters.device, self._showDevice, self._onDeviceAsked)
 
     def _showDevice(self, event: dict[str, Any]) -> None:
         if event["event"] == "device":
             self._ui.deviceSentence.text = event["sentence"]
-        if event["event"] == "error":
-            self._ui.deviceSentence.text = event["message"]
+
+    def _onDeviceAsked(self, outcome: Outcome) -> None:
+        if outcome.error:
+            self._ui.deviceSentence.text = outcome.error

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import SparseUNet3DLib
 from SparseUNet3DLib.device import (
     _free_container_memory,
+    _own_groups,
     autocast,
     available_memory,
     choose_device,
@@ -119,6 +120,21 @@ def test_a_container_over_its_limit_has_no_memory_left(tmp_path: Path):
 def test_without_a_containers_limit_all_memory_counts(tmp_path: Path):
     assert _free_container_memory(tmp_path, 10_000) == 10_000
     assert _free_container_memory(write_cgroup(tmp_path, "max"), 10_000) == 10_000
+
+
+@pytest.mark.parametrize(
+    "text, groups",
+    [
+        ("0::/\n", ["", ""]),  # in a container
+        ("0::/system.slice/slurmstepd.scope/job_7\n", [
+            "system.slice/slurmstepd.scope/job_7", "system.slice/slurmstepd.scope", "system.slice", ""]),
+        ("12:memory:/job\n1:name=systemd:/\n", ["", ""]),  # version 1 only
+    ],
+)
+def test_the_limits_of_a_clusters_job_lie_below_the_root(tmp_path: Path, text: str, groups: list[str]):
+    (tmp_path / "cgroup").write_text(text)
+    assert _own_groups(tmp_path / "cgroup") == groups
+    assert _own_groups(tmp_path / "nowhere") == ["", ""]
 
 
 @pytest.mark.parametrize("allocate", [lambda: torch.empty(2**50), lambda: np.empty(2**60, np.uint8)])

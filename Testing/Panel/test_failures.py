@@ -91,7 +91,9 @@ def test_the_volume_is_deleted_meanwhile(panel, ready, drive):
     panel.ui.stopButton.click()
     assert drive(lambda: not panel.isBusy, 60)
     result = folder / "result.seg.nrrd"
-    assert panel.ui.errorLabel.text == f"The volume was deleted meanwhile; its segmentation is kept in '{result}'."
+    assert panel.ui.errorLabel.text == (
+        f"The volume of 'CT segmented' was deleted meanwhile; the result is kept in '{result}'."
+    )
     assert result.exists()
 
 
@@ -218,9 +220,9 @@ def test_opening_and_closing_again_and_again(panel, ready, drive, stand_in):
     for _ in range(3):
         widget.exit()
         assert panel.ui.segmentEditorWidget.activeEffect() is None
-        assert not panel.annotate._shortcuts
+        assert not panel.annotate.views._shortcuts
         widget.enter()
-        assert len(panel.annotate._shortcuts) == 3
+        assert len(panel.annotate.views._shortcuts) == 3
         slicer.mrmlScene.Clear(0)
         assert panel.parameters.volume is None
     assert window is not None

@@ -132,8 +132,13 @@ def test_a_slice_without_structures_is_declared_complete(panel, ready, drive):
     panel.ui.viewSelector.setCurrentIndex(panel.ui.viewSelector.findText("Red"))
     panel.ui.completeButton.click()
     assert drive(lambda: table(panel)[0] == ("axial 0", "30.0 mm", "nothing (background)"))
+    assert panel.ui.completeButton.text == "Slice is not complete"
+    red.SetSliceOffset(31.7)
+    assert panel.ui.completeButton.text == "Slice is complete"  # the next one
+    red.SetSliceOffset(30.2)
     panel.ui.completeButton.click()
     assert drive(lambda: table(panel)[0][0] == "axial 4")
+    assert panel.ui.completeButton.text == "Slice is complete"
 
 
 def test_a_tilted_view_is_no_slice(panel, ready):
