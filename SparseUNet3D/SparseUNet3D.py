@@ -97,7 +97,7 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndBatch(self, _caller: Any, _event: Any) -> None:
         """While nodes come and go in a batch, widgets of Slicer's take none."""
-        if not self.panel.isImporting:
+        if self.panel.isEntered and not self.panel.isImporting:
             self.panel.update()
 
     def onQuit(self) -> None:

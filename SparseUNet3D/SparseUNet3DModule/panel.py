@@ -139,7 +139,7 @@ class Panel:
         finally:
             self._isStarting = False
             self.update()
-        if scene != self.scene:
+        if scene != self.scene and job.isOfScene:
             job.abandon()
             return False
         self.job = job
