@@ -13,6 +13,8 @@ _COLORS = {_LOSS: (0.85, 0.37, 0.01), _IOU: (0.0, 0.45, 0.7)}
 _VIEW = "SparseUNet3D"
 #: Shares of the old in the smoothed loss.
 _SMOOTHING = 0.9
+#: How much higher than 1, or the highest loss, the axis is: the legend lies there, and hides no curve.
+_HEADROOM = 1.4
 
 
 class TrainingChart:
@@ -31,6 +33,8 @@ class TrainingChart:
             self._chart = _add("vtkMRMLPlotChartNode", "SparseUNet3D training")
             self._chart.SetXAxisTitle("training step")
             self._chart.SetYAxisTitle("loss, IoU")
+            self._chart.YAxisRangeAutoOff()
+            self._chart.SetYAxisRange(0.0, _HEADROOM)
             self._tables = {name: _addTable(name) for name in (_LOSS, _IOU)}
             for name, table in self._tables.items():
                 self._chart.AddAndObservePlotSeriesNodeID(_addSeries(name, table).GetID())
@@ -58,7 +62,7 @@ class TrainingChart:
     def clear(self) -> None:
         """Begin a new training."""
         self._smoothed = None
-        self.chartNode()
+        self.chartNode().SetYAxisRange(0.0, _HEADROOM)
         for table in self._tables.values():
             table.GetTable().SetNumberOfRows(0)
             table.GetTable().Modified()
@@ -83,7 +87,8 @@ class TrainingChart:
             self._append(_IOU, event["iteration"], event["mean_iou"])
 
     def _append(self, name: str, step: float, value: float) -> None:
-        self.chartNode()
+        chart = self.chartNode()
+        chart.SetYAxisRange(0.0, max(chart.GetYAxisRange()[1], _HEADROOM * value))
         tableNode = self._tables[name]
         table = tableNode.GetTable()
         row = table.InsertNextBlankRow()

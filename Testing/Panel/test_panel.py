@@ -239,6 +239,8 @@ def test_from_painted_slices_to_the_whole_volume(panel, ready, train):
     assert chart.viewNode(panel.parameters.parameterNode).GetPlotChartNode() is chart.chartNode()
     assert chart.chartNode().GetNumberOfPlotSeriesNodes() == 2
     assert len(chart.values("loss")) > 1 and len(chart.values("held-out IoU")) >= 1
+    highest = max(value for name in ("loss", "held-out IoU") for _step, value in chart.values(name))
+    assert chart.chartNode().GetYAxisRange() == pytest.approx((0, 1.4 * max(1, highest)))
     assert "preview" not in " ".join(nodeNames("vtkMRMLSegmentationNode"))
     assert Path(panel.parameters.modelPath).exists() and ui.saveModelButton.enabled
     # errors on the held-out slice, 3D, confidence
