@@ -50,11 +50,6 @@ class SparseAnnotation:
         """(classes,) number of annotated voxels per class, background first."""
         return count_classes(self, self.annotated)
 
-    @property
-    def missing_segments(self) -> tuple[Segment, ...]:
-        """Segments without any annotated voxel: they cannot be learnt."""
-        return tuple(s for s, count in zip(self.segments, self.class_voxels[1:], strict=True) if count == 0)
-
 
 def from_planes(
     segmentation: Segmentation, planes: Iterable[Plane], background: str = BACKGROUND_NAME

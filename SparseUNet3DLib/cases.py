@@ -113,7 +113,7 @@ def make_folds(
         planes_per_case: number of planes held out in each volume; None takes those that its annotation names, for
             all networks, or else about one in six.
         learnt: of the first networks, what they know already; where nothing else is wanted, they go on without the
-            planes that they were held out from, or else, if there are such, without some that are new to them.
+            planes that they were held out from, or else without some of those that are new to them, half at most.
     """
     folds = []
     before: list[tuple[Plane, ...]] = [()] * len(cases)
@@ -124,7 +124,7 @@ def make_folds(
             planes = case.annotation.held_out
             if planes is None or planes_per_case is not None:
                 planes = () if planes_per_case is not None else known.choose(case)
-                planes = planes or choose_held_out(case.annotation, planes_per_case, (*before[n], *known.learnt(case)))
+                planes = planes or choose_held_out(case.annotation, planes_per_case, before[n], known.learnt(case))
             before[n] += planes
             kept, withheld = held_out(case.annotation, planes) if planes else (case.annotation, None)
             fold.training.append(replace(case, annotation=kept))

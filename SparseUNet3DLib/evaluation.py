@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from SparseUNet3DLib.errors import InputError
-from SparseUNet3DLib.segments import Segment, Segmentation
+from SparseUNet3DLib.segments import BACKGROUND_NAME, Segment, Segmentation
 
 #: The regions in which a segmentation is judged; the first is the honest one after sparse annotation.
 NEVER_ANNOTATED = "voxels never annotated"
@@ -135,12 +135,15 @@ def score(
 def match_segments(found: Segmentation, truth: Segmentation) -> tuple[np.ndarray, np.ndarray, tuple[Segment, ...]]:
     """Labels of both segmentations with one numbering: segments of the same name are the same.
 
+    A segment named "background" (in any case) stands for none of the structures, as in annotations.
+
     Returns:
         Found labels, true labels (z, y, x), and all segments: those found, then those only in the truth.
 
     Raises:
         InputError: the two have no segment name in common, so nothing could agree.
     """
+    found, truth = _structures(found), _structures(truth)
     found_names = [s.name for s in found.segments]
     only_true = [s for s in truth.segments if s.name not in found_names]
     if found.segments and truth.segments and len(only_true) == len(truth.segments):
@@ -153,6 +156,17 @@ def match_segments(found: Segmentation, truth: Segmentation) -> tuple[np.ndarray
     values = {s.name: n for n, s in reversed(list(enumerate(segments, start=1)))}
     table = np.array([0, *(values[s.name] for s in truth.segments)], np.uint16)
     return found.labels, table[truth.labels], segments
+
+
+def _structures(segmentation: Segmentation) -> Segmentation:
+    """``segmentation`` without a segment for the background."""
+    kept = [n for n, s in enumerate(segmentation.segments, 1) if s.name.strip().casefold() != BACKGROUND_NAME]
+    if len(kept) == len(segmentation.segments):
+        return segmentation
+    table = np.zeros(len(segmentation.segments) + 1, np.uint16)
+    table[kept] = np.arange(1, len(kept) + 1)
+    segments = tuple(segmentation.segments[n - 1] for n in kept)
+    return Segmentation(table[segmentation.labels], segments, segmentation.geometry)
 
 
 def score_segmentation(

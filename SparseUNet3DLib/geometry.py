@@ -68,10 +68,6 @@ class Geometry:
         matrix[:3, 3] = self.origin
         return matrix
 
-    def plane_position(self, axis: int, index: int) -> float:
-        """Distance in mm of plane ``index`` from the first plane, along array axis ``axis`` (z, y, x)."""
-        return index * self.array_spacing[axis]
-
     def same_grid(self, other: Geometry) -> bool:
         """Whether both grids have the same voxels, to within a thousandth of a voxel."""
         return self.size == other.size and self.offset_to(other) == (0, 0, 0)

@@ -76,7 +76,10 @@ def held_out_again(annotation: SparseAnnotation, names: Sequence[str]) -> tuple[
 
 
 def choose_held_out(
-    annotation: SparseAnnotation, count: int | None = None, before: Sequence[Plane] = ()
+    annotation: SparseAnnotation,
+    count: int | None = None,
+    before: Sequence[Plane] = (),
+    learnt: Sequence[Plane] = (),
 ) -> tuple[Plane, ...]:
     """Choose planes for validation, spread over the orientations, that training can do without.
 
@@ -85,8 +88,10 @@ def choose_held_out(
     Args:
         annotation: with its planes.
         count: how many; None for about one in six, at most six, and none of fewer than five.
-        before: planes to be chosen only when there are no others: those that other networks have held out, or
-            that this one has learnt from.
+        before: planes that other networks have held out, to be chosen only when there are no others.
+        learnt: planes that this network has learnt from before: what it makes of them tells nothing. They are chosen
+            only where ``count`` wants more than there are others; else at most half of the others are held out, as
+            they have been annotated to be learnt.
 
     Raises:
         UsageError: ``count`` is negative, or so many planes cannot be held out.
@@ -98,16 +103,20 @@ def choose_held_out(
     if wanted is None:
         nearest = (total + PLANES_PER_HELD_OUT // 2) // PLANES_PER_HELD_OUT
         wanted = min(MAX_HELD_OUT, nearest) if total >= MIN_PLANES_TO_HOLD_OUT else 0
+        if learnt:
+            wanted = min(wanted, (total - len(set(learnt) & set(annotation.planes))) // 2)
     shows = {plane: bool(annotation.labels[plane.voxels].any()) for plane in annotation.planes}
     chosen: list[Plane] = []
     while len(chosen) < wanted:
         others = [plane for plane in annotation.planes if plane not in chosen]
         others.sort(
-            key=lambda p: (p in before, not shows[p], *_preference(p, annotation.planes, chosen, before))
+            key=lambda p: (
+                p in learnt, p in before, not shows[p], *_preference(p, annotation.planes, chosen, before)
+            )
         )
         usable = (p for p in others if not _lost_classes(annotation, known_without(annotation, [*chosen, p])))
         plane = next(usable, None) if len(others) > 1 else None
-        if plane is None and count is None:
+        if count is None and (plane is None or plane in learnt):
             break
         if plane is None:
             raise UsageError(

@@ -33,6 +33,9 @@ from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.volumes import Volume
 from SparseUNet3DLib.working_spacing import choose_spacing
 
+#: A volume whose voxels are so many times longer, or shorter, along all axes than a model's is meant in another unit.
+_OTHER_UNIT = 20.0
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -79,6 +82,26 @@ class Preparation:
     def turn(self, case: Case) -> Turn:
         """What the networks need done to the axes of ``case``."""
         return Turn.between(case.volume.geometry.direction, self.plan.direction)
+
+
+def require_like_spacing(turned: Volume, plan: Plan) -> None:
+    """Refuse a spacing that can only be meant in another unit: bringing it to the plan's would take all memory.
+
+    Args:
+        turned: the volume, its axes as the network wants them.
+        plan: of the network.
+
+    Raises:
+        InputError: it is.
+    """
+    own, wanted = turned.geometry.array_spacing, plan.spacing
+    ratios = [a / b for a, b in zip(own, wanted, strict=True)]
+    if min(ratios) > _OTHER_UNIT or max(ratios) < 1 / _OTHER_UNIT:
+        texts = [format_triple([f"{step:.4g}" for step in spacing]) for spacing in (own, wanted)]
+        raise InputError(
+            f"'{turned.name}' has a spacing of {texts[0]} mm, but the model works at {texts[1]} mm (z x y x x); "
+            "correct the volume's spacing if it is in another unit, or use a model for such volumes."
+        )
 
 
 def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter: Reporter) -> Preparation:
@@ -128,6 +151,8 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
         shapes = [shape_at(c.volume, spacing) for c in turned]
         plan = make_plan(recipe, shapes, spacing, len(names), classes, on_gpu)
         plan = replace(plan, direction=direction)
+    for case in cases:
+        require_like_spacing(Turn.between(case.volume.geometry.direction, plan.direction).volume(case.volume), plan)
     plan = _settle_plan(plan, changes, memory)
     folds = make_folds(cases, options.hold_out, _count_networks(recipe, options), _learnt(start, cases))
     plan = replace(plan, members=len(folds))

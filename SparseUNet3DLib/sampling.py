@@ -54,7 +54,7 @@ class Batch:
 
 
 def read_box(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """Copy a box out of the last three axes of ``array``; beyond the border the volume is mirrored."""
+    """A box of the last three axes of ``array`` (a view, inside); beyond the border the volume is mirrored."""
     shape = array.shape[-3:]
     if all(s >= 0 and s + n <= m for s, n, m in zip(start, size, shape, strict=True)):
         z, y, x = (slice(s, s + n) for s, n in zip(start, size, strict=True))
@@ -226,7 +226,8 @@ class PreparedCase:
         self.image, self.scale = resample_to(image, self.spacing, plan.spacing)
         self.statistics = [n.statistics(c) for n, c in zip(normalisation, image, strict=True)]
         self.known = KnownSlices.for_plan(annotation, plan, device)
-        self.target = np.where(annotation.annotated, annotation.labels.astype(np.int16), np.int16(UNANNOTATED))
+        target = np.where(annotation.annotated, annotation.labels.astype(np.int16), np.int16(UNANNOTATED))
+        self.target = np.ascontiguousarray(target)  # a turned volume's is not, and each patch would copy it
         self.class_counts = np.bincount(annotation.labels[annotation.annotated], minlength=classes)[:classes]
         flat = np.flatnonzero(annotation.annotated)
         labels = annotation.labels.reshape(-1)[flat]

@@ -97,17 +97,20 @@ def write_segmentation(segmentation: Segmentation, path: str | os.PathLike, comp
         write_image(labels, segmentation.geometry, path, compress=compress)
 
 
+def sidecar_of(path: str | os.PathLike) -> Path | None:
+    """The file beside a segmentation that names its segments, or would; None for .seg.nrrd, which does so itself."""
+    path = Path(path)
+    return None if path.name.lower().endswith(_SLICER_SUFFIX) else path.with_name(f"{volume_stem(path)}.json")
+
+
 def sidecar_to_write(path: str | os.PathLike) -> Path | None:
     """The file beside ``path`` that the names go to; None for .seg.nrrd, which holds them itself.
 
     Raises:
         OutputError: a JSON file of another kind is there.
     """
-    path = Path(path)
-    if path.name.lower().endswith(_SLICER_SUFFIX):
-        return None
-    sidecar = _sidecar_path(path)
-    if sidecar.exists() and not _is_sidecar(sidecar):
+    sidecar = sidecar_of(path)
+    if sidecar is not None and sidecar.exists() and not _is_sidecar(sidecar):
         raise OutputError(
             f"Cannot write '{path}': its segment names would replace '{sidecar}', which is another file; "
             "give another name, such as one that ends in .seg.nrrd."
@@ -180,7 +183,7 @@ def _records_of_label_map(values: list[np.ndarray], path: Path) -> list[SegmentR
     """Segments by the sidecar, or else one for each value of the label map."""
     if len(values) > 1:
         raise InputError(f"'{path}' has {len(values)} channels; a label map has one.")
-    named = records_from_sidecar(_sidecar_path(path))
+    named = records_from_sidecar(path.with_name(f"{volume_stem(path)}.json"))
     if named is not None:
         return named
     present = [int(value) for value in values[0] if value]
@@ -229,10 +232,6 @@ def _check_no_overlap(labels: np.ndarray, layer: np.ndarray, segments: tuple[Seg
         "only one segment; in Slicer's Segment Editor use 'Logical operators' to subtract one from the other, and save "
         "again."
     )
-
-
-def _sidecar_path(path: Path) -> Path:
-    return path.with_name(f"{volume_stem(path)}.json")
 
 
 def _is_sidecar(path: Path) -> bool:

@@ -151,7 +151,7 @@ class Trainer:
         """Learning rate at ``fraction`` (0..1) of the network's training."""
         rate = self.recipe.learning_rate * self.counters.rate_factor
         if self.recipe.schedule == "steps":
-            return rate * 0.1 ** (self.counters.iteration // _STEP_ITERATIONS)
+            return rate * 0.1 ** (self.counters.steps // _STEP_ITERATIONS)
         if fraction < _WARM_UP:
             return rate * (0.04 + 0.96 * fraction / _WARM_UP)
         return rate * max(1e-3, 0.5 * (1 + math.cos(math.pi * (fraction - _WARM_UP) / (1 - _WARM_UP))))

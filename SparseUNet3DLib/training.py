@@ -122,6 +122,7 @@ class _Loop:
 
     def _next_member(self) -> None:
         plan, precision, counters = self.trainer.plan, self.trainer.precision, self.trainer.counters
+        self._fold().forget()
         self.finished.append(self.trainer.weights())
         counters.held_out_iou.append(self.held_out_iou)
         counters.begin_member()

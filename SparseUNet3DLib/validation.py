@@ -81,6 +81,10 @@ class HeldOutValidation:
             found.append(labels)
         return found
 
+    def forget(self) -> None:
+        """Give back the memory of volumes that were resampled for the network: it is not asked for again soon."""
+        self._plan, self._predictors = None, []
+
     def _make_predictor(
         self, case: Case, known: KnownSlices | None, network: nn.Module, plan: Plan, precision: torch.dtype
     ) -> Predictor:

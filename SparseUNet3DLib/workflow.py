@@ -32,8 +32,7 @@ from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.orientation import Turn
-from SparseUNet3DLib.plan import format_triple
-from SparseUNet3DLib.preparation import Preparation, RunOptions, prepare
+from SparseUNet3DLib.preparation import Preparation, RunOptions, prepare, require_like_spacing
 from SparseUNet3DLib.preview import PreviewWriter
 from SparseUNet3DLib.recipe import PRESETS, Recipe
 from SparseUNet3DLib.segments import Segmentation
@@ -47,8 +46,6 @@ from SparseUNet3DLib.volumes import Volume
 
 #: Part of the free memory that the accumulated logits may take while segmenting.
 LOGITS_SHARE = 0.25
-#: A volume whose voxels are so many times longer, or shorter, along all axes than a model's is meant in another unit.
-_OTHER_UNIT = 20.0
 #: Least time between two events that tell the progress of segmenting.
 _PROGRESS_SECONDS = 0.25
 _DEFAULTS = RunOptions()
@@ -121,7 +118,7 @@ def segment(
         )
     turn = Turn.between(volume.geometry.direction, model.plan.direction)
     turned = turn.volume(volume)
-    _require_like_spacing(model, volume, turned)
+    require_like_spacing(turned, model.plan)
     network = model.network(where).to(memory_format=memory_format(where))
     precision = choose_precision(where, model.recipe.precision)
     settings = settings or InferenceSettings(memory=int(LOGITS_SHARE * available_memory(torch.device("cpu"))))
@@ -136,18 +133,6 @@ def segment(
     if keep is not None:
         _keep_annotation(prediction, model, keep)
     return prediction
-
-
-def _require_like_spacing(model: Model, volume: Volume, turned: Volume) -> None:
-    """Refuse a spacing that can only be meant in another unit: bringing it to the model's would take all memory."""
-    own, models = volume.geometry.array_spacing, model.plan.spacing
-    ratios = [t / m for t, m in zip(turned.geometry.array_spacing, models, strict=True)]
-    if min(ratios) > _OTHER_UNIT or max(ratios) < 1 / _OTHER_UNIT:
-        texts = [format_triple([f"{step:.4g}" for step in spacing]) for spacing in (own, models)]
-        raise InputError(
-            f"'{volume.name}' has a spacing of {texts[0]} mm, but the model works at {texts[1]} mm (z x y x x); "
-            "correct the volume's spacing if it is in another unit, or use a model for such volumes."
-        )
 
 
 def densify(
@@ -217,7 +202,7 @@ def _training_fold(prepared: Preparation, fold: Fold) -> TrainingFold:
     if not fold.validation:
         return TrainingFold(training)
     validation = _validation(prepared, fold)
-    return TrainingFold(training, validation, validation.count_tiles(prepared.plan))
+    return TrainingFold(training, validation, validation.count_tiles(prepared.plan), validation.forget)
 
 
 def _segmenting(reporter: Reporter, stop: StopRequest) -> Callable[[float], None]:

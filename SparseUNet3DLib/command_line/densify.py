@@ -12,7 +12,7 @@ from SparseUNet3DLib.command_line.outputs import check_outputs, run_folder
 from SparseUNet3DLib.dependencies import require_torch
 from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS, NEVER_ANNOTATED, match_segments, score_segmentation
 from SparseUNet3DLib.events import Reporter
-from SparseUNet3DLib.segmentation_files import write_segmentation
+from SparseUNet3DLib.segmentation_files import sidecar_of, write_segmentation
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.volumes import Volume, write_scalar_volume
 
@@ -29,10 +29,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         "segmentation": args.output, "model": args.model, "confidence": args.confidence, "pictures": args.pictures,
         "confusion": args.confusion,
     }
-    # A run that goes on finds its own preview.
-    preview = None if args.resume else args.preview
-    inputs = [*args.image, args.annotation, args.truth, args.start_from]
-    check_outputs([*outputs.items(), ("preview", preview)], inputs, args.overwrite)
+    segmentations = [path for path in (args.annotation, args.truth) if path]
+    inputs = [*args.image, *segmentations, *map(sidecar_of, segmentations), args.start_from]
+    own = [args.preview] if args.resume else []
+    check_outputs([*outputs.items(), ("preview", args.preview)], inputs, args.overwrite, own)
     if args.pictures:
         require_pillow()
     tune_allocator()

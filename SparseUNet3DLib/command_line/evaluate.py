@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from SparseUNet3DLib.atomic import atomic_path
 from SparseUNet3DLib.command_line.console import say
 from SparseUNet3DLib.command_line.options import read_annotation, read_image, read_segmentation_on
 from SparseUNet3DLib.command_line.outputs import check_outputs
-from SparseUNet3DLib.errors import InputError, UsageError
+from SparseUNet3DLib.errors import UsageError
 from SparseUNet3DLib.evaluation import (
     CONFUSION_SEGMENTS,
     HELD_OUT_PLANES,
@@ -23,9 +24,10 @@ from SparseUNet3DLib.evaluation import (
     score_segmentation,
 )
 from SparseUNet3DLib.events import Reporter
-from SparseUNet3DLib.segmentation_files import read_named, write_segmentation
+from SparseUNet3DLib.geometry import Geometry
+from SparseUNet3DLib.image_files import read_header
+from SparseUNet3DLib.segmentation_files import sidecar_of, write_segmentation
 from SparseUNet3DLib.segments import Segmentation
-from SparseUNet3DLib.volumes import Volume
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
@@ -36,10 +38,14 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     if args.pictures:
         require_pillow()
     outputs = {"scores": args.json, "confusion": args.confusion, "pictures": args.pictures}
-    inputs = [args.segmentation, args.truth, args.annotation, *(args.image or [])]
+    segmentations = [args.segmentation, args.truth, *filter(None, [args.annotation])]
+    inputs = [*segmentations, *map(sidecar_of, segmentations), *(args.image or [])]
     check_outputs(list(outputs.items()), inputs, args.overwrite)
-    found = read_named(args.segmentation)
-    truth = read_segmentation_on(found.geometry, args.truth, reporter)
+    volume = read_image(args.image, reporter) if args.image else None
+    # Either may be cropped to what is in it: neither may lose what lies beyond the other.
+    grids = [Geometry.from_image(read_header(file)) for file in (args.segmentation, args.truth)]
+    grid = volume.geometry if volume else max(grids, key=lambda g: math.prod(g.size))
+    found, truth = (read_segmentation_on(grid, file, reporter) for file in (args.segmentation, args.truth))
     annotation = None
     where, region = None, WHOLE_VOLUME
     if args.annotation:
@@ -47,7 +53,6 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         where, region = ~annotation.annotated, NEVER_ANNOTATED
     elif args.planes:
         where, region = _on_planes(args.planes, found), HELD_OUT_PLANES
-    volume = _read_background(args, found, reporter) if args.image else None
     scores = score_segmentation(found, truth, where, region)
     say(args, scores.as_table())
     if args.json:
@@ -75,21 +80,6 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError("Give either --annotation or --planes: each says which voxels are counted.")
     if (args.slices or args.scribbles) and not args.annotation:
         raise UsageError("--slices and --scribbles say how --annotation is meant: name it, or use --planes instead.")
-
-
-def _read_background(args: argparse.Namespace, found: Segmentation, reporter: Reporter) -> Volume:
-    """The volume to draw.
-
-    Raises:
-        InputError: it cannot be used, or lies on another grid than the segmentation.
-    """
-    volume = read_image(args.image, reporter)
-    if not volume.geometry.same_grid(found.geometry):
-        raise InputError(
-            f"'{args.image[0]}' ({volume.geometry.describe()}) lies on another grid than the segmentation "
-            f"'{args.segmentation}' ({found.geometry.describe()}); give the volume that was segmented."
-        )
-    return volume
 
 
 def _on_planes(texts: list[str], found: Segmentation) -> np.ndarray:

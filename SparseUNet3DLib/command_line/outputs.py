@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,7 +28,10 @@ _WITH_SIDECAR = ("segmentation", "preview", "confusion")
 
 
 def check_outputs(
-    outputs: Sequence[tuple[str, Path | None]], inputs: Iterable[Path | None], overwrite: bool
+    outputs: Sequence[tuple[str, Path | None]],
+    inputs: Iterable[Path | None],
+    overwrite: bool,
+    own: Collection[Path | None] = (),
 ) -> None:
     """Refuse outputs that cannot be written, before hours are spent on making them.
 
@@ -36,12 +39,13 @@ def check_outputs(
         outputs: kind (a key of ``_ENDINGS``) and file of each; None where it is not wanted.
         inputs: files that are read, which an output must not replace.
         overwrite: whether other files may be replaced.
+        own: outputs that may be there already, made by the same run before it was interrupted.
 
     Raises:
         UsageError: an ending is that of another format, or a file has two purposes.
         OutputError: a file exists, or its folder does not, or may not be written.
     """
-    purposes = {path.absolute(): "an input" for path in inputs if path}
+    purposes = {os.path.realpath(path): "an input" for path in inputs if path}
     for kind, path in outputs:
         if path is None:
             continue
@@ -49,15 +53,15 @@ def check_outputs(
         if not path.name.lower().endswith(endings):
             choice = f"one of {', '.join(endings)}" if len(endings) > 1 else endings[0]
             raise UsageError(f"Cannot write '{path}' ({kind}): its name must end in {choice}.")
-        _check_place(path, overwrite)
         sidecar = sidecar_to_write(path) if kind in _WITH_SIDECAR else None
-        if sidecar is not None:
-            _check_place(sidecar, overwrite)
         for file in filter(None, (path, sidecar)):
-            if file.absolute() in purposes:
-                purpose = purposes[file.absolute()]
-                raise UsageError(f"'{file}' is {purpose} already, and the {kind} would replace it; give another name.")
-            purposes[file.absolute()] = f"the {kind}"
+            place = os.path.realpath(file)
+            if place in purposes:
+                raise UsageError(
+                    f"'{file}' is {purposes[place]} already, and the {kind} would replace it; give another name."
+                )
+            purposes[place] = f"the {kind}"
+            _check_place(file, overwrite or path in own)
 
 
 def _check_place(path: Path, overwrite: bool) -> None:

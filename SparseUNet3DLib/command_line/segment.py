@@ -8,7 +8,7 @@ from pathlib import Path
 from SparseUNet3DLib.command_line.options import read_image
 from SparseUNet3DLib.command_line.outputs import check_outputs, make_folder
 from SparseUNet3DLib.dependencies import require_torch
-from SparseUNet3DLib.errors import InputError, UsageError
+from SparseUNet3DLib.errors import InputError, MemoryLimitError, UsageError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.image_files import volume_stem
 from SparseUNet3DLib.segmentation_files import write_segmentation
@@ -39,11 +39,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             if len(volumes) > 1:
                 reporter.emit("phase", phase=f"reading {volume.name}", fraction=1.0)
             prediction = segment(model, volume, args.device, settings, reporter=reporter)
-        except InputError as error:
+        except (InputError, MemoryLimitError, MemoryError) as error:
             if len(volumes) == 1:
                 raise
             failed.append(str(files[0]))
-            reporter.emit("warning", message=f"'{files[0]}' was left out: {error}")
+            reporter.emit("warning", message=f"'{files[0]}' was left out: {error or 'memory ran out.'}")
             continue
         write_segmentation(prediction.segmentation, target, args.compress)
         outputs[volume.name] = str(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -81,8 +82,8 @@ class Cell:
     @property
     def segment_ious(self) -> dict[str, float]:
         """IoU by the segment's name."""
-        pairs = (entry.rpartition("=") for entry in self.segments.split("; ") if entry)
-        return {name: float(value) for name, _, value in pairs}
+        # Names may hold what separates the entries.
+        return {name: float(value) for name, value in re.findall(r"(.+?)=(nan|\d+(?:\.\d+)?)(?:; |$)", self.segments)}
 
 
 def read_cells(path: Path) -> list[Cell]:

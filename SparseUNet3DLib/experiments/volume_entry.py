@@ -137,7 +137,10 @@ def _read_labels(path: Path, entry: Mapping, geometry: Geometry) -> SparseAnnota
     mapped = np.zeros(found.shape, np.uint16)
     for number, value in enumerate(values.values(), start=1):
         mapped[found == value] = number
-    known = ~np.isin(found, [value for name, value in labels.items() if name.lower() == _UNLABELLED])
+    unlabelled = [value for name, value in labels.items() if name.lower() == _UNLABELLED]
+    if 0 not in labels.values() and any(name.lower() == BACKGROUND_NAME for name in labels):
+        unlabelled.append(0)  # background has a value of its own, so this is what nobody painted
+    known = ~np.isin(found, unlabelled)
     segments = tuple(Segment(f"Segment_{n}", name, distinct_color(n)) for n, name in enumerate(values, start=1))
     segmentation = Segmentation(mapped, segments, geometry)
     slices = texts(entry, "slices")

@@ -223,6 +223,26 @@ HOSTILE = [
     ),
     ("an output over an input", DENSIFY + " -o ann.seg.nrrd --overwrite", 2, "'ann.seg.nrrd' is an input already"),
     (
+        "an output over an input by another way", DENSIFY + " -o folder/../vol.nrrd --overwrite", 2,
+        "'folder/../vol.nrrd' is an input already",
+    ),
+    (
+        "an output over an input's names", annotated_by("sparse.nrrd", "-o sparse.mha --overwrite"), 2,
+        "'sparse.json' is an input already",
+    ),
+    (
+        "a preview over an input, resuming", DENSIFY + " --resume --preview ann.seg.nrrd", 2,
+        "'ann.seg.nrrd' is an input already",
+    ),
+    (
+        "a preview's unknown ending, resuming", DENSIFY + " --resume --preview out.txt", 2,
+        "Cannot write 'out.txt' (preview): its name must end in one of",
+    ),
+    (
+        "a volume in another unit", "densify um.nrrd -a um.seg.nrrd -o out.seg.nrrd --start-from model.safetensors", 3,
+        "'um' has a spacing of",
+    ),
+    (
         "one file for two outputs", DENSIFY + " --confidence out.seg.nrrd", 2,
         "'out.seg.nrrd' is the segmentation already, and the confidence would replace it",
     ),
@@ -260,7 +280,7 @@ HOSTILE = [
     ("a picture without volume", EVALUATE + " --pictures out.png", 2, "--pictures and --image belong together"),
     (
         "a picture of another volume", EVALUATE + " --pictures out.png --image moved.nrrd", 3,
-        "lies on another grid than the segmentation 'truth.seg.nrrd'",
+        "lies on another voxel grid",
     ),
     ("two regions", EVALUATE + " -a ann.seg.nrrd --planes z:3", 2, "Give either --annotation or --planes"),
     (

@@ -68,9 +68,8 @@ class TestFromPlanes:
         assert annotation.segments == (TUBULE, INSIDE)
         assert np.array_equal(annotation.labels, np.where(on(THREE), truth(), 0))
 
-    def test_a_segment_on_no_annotated_plane_is_missing(self):
+    def test_a_segment_on_no_annotated_plane_has_no_voxels(self):
         annotation = from_planes(segmentation(truth(), TUBULE, INSIDE), [Plane(0, 4)])
-        assert annotation.missing_segments == (INSIDE,)
         assert annotation.class_voxels.tolist() == [24 * 28 - 89, 89, 0]
 
     def test_the_segmentation_is_not_changed(self):

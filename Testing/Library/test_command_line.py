@@ -337,38 +337,7 @@ def test_segment_tells_its_outputs_as_events(trained: Path, tmp_path: Path, caps
     assert read_segmentation(target).segments == SEGMENTS
 
 
-# -- evaluate, info, demo ------------------------------------------------------------------------------
-
-
-def test_evaluate_writes_scores_confusion_and_pictures(folder: Path, capsys: pytest.CaptureFixture[str]):
-    found = np.roll(LABELS, 2, axis=2)
-    grid = read_segmentation("truth.seg.nrrd").geometry
-    write_segmentation(Segmentation(found, SEGMENTS, grid), "found.seg.nrrd")
-    arguments = ("evaluate", "found.seg.nrrd", "--truth", "truth.seg.nrrd", "--annotation", "ann.seg.nrrd")
-    outputs = ("--json", "s.json", "--confusion", "conf.seg.nrrd", "--pictures", "p.png", "--image", "vol.nrrd")
-    assert call(*arguments, *outputs) == 0
-    assert "Agreement with the truth on voxels never annotated (21504 voxels)" in capsys.readouterr().out
-    counted = np.ones(SHAPE, bool)
-    counted[[8, 12, 16]] = False  # the planes that are found in the annotation
-    both, either = (found == 1) & (LABELS == 1) & counted, ((found == 1) | (LABELS == 1)) & counted
-    scores = json.loads(Path("s.json").read_text())
-    assert scores["segments"][0]["iou"] == pytest.approx(both.sum() / either.sum())
-    confusion = read_segmentation("conf.seg.nrrd")
-    assert [s.name for s in confusion.segments] == ["true positives", "false negatives", "false positives"]
-    assert (confusion.labels > 0).sum() == (((found > 0) | (LABELS > 0)) & counted).sum()
-    assert confusion.geometry == grid
-    assert Path("p.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_evaluate_on_planes_and_on_everything(folder: Path, capsys: pytest.CaptureFixture[str]):
-    arguments = ("evaluate", "truth.seg.nrrd", "--truth", "truth.seg.nrrd")
-    assert call(*arguments, "--planes", "z:10,11", "x:4") == 0
-    voxels = 2 * 32 * 32 + 24 * 32 - 2 * 32
-    assert f"held-out planes ({voxels} voxels)" in capsys.readouterr().out
-    assert call(*arguments, "--progress", "jsonl") == 0
-    _started, done = strict_lines(capsys.readouterr().out)
-    check_event(done)
-    assert (done["outputs"], done["scores"]["mean_iou"], done["scores"]["voxels"]) == ({}, 1.0, LABELS.size)
+# -- info, device, demo ------------------------------------------------------------------------------
 
 
 def test_info_shows_the_card_and_the_header(trained: Path, capsys: pytest.CaptureFixture[str]):

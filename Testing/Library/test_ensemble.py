@@ -110,6 +110,17 @@ def test_the_held_out_iou_is_the_mean_of_what_each_network_makes_of_its_own_slic
     assert result.held_out_iou == {"bright": pytest.approx(0.7), "dark": pytest.approx(0.3)}
 
 
+def test_what_validation_keeps_is_given_back_when_its_network_is_finished():
+    forgotten: list[tuple[int, int]] = []
+    task = task_of_three()
+    folds = [
+        replace(f, forget=lambda n=n: forgotten.append((n, task.reporter.of("step")[-1]["network"])))
+        for n, f in enumerate(task.folds)
+    ]
+    run_training(replace(task, folds=folds))
+    assert forgotten == [(0, 1), (1, 2)]
+
+
 def test_each_network_starts_from_one_of_those_given_and_further_ones_from_random_weights():
     standing = tiny_recipe(iterations=3, learning_rate=1e-12)
     starts = networks_of(run_training(task_of_three()))[:2]

@@ -11,8 +11,9 @@ from hypothesis.extra.numpy import arrays
 
 from SparseUNet3DLib import evaluation
 from SparseUNet3DLib.errors import InputError
-from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS, NEVER_ANNOTATED, confusion, score
-from SparseUNet3DLib.segments import Segment
+from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS, NEVER_ANNOTATED, confusion, score, score_segmentation
+from SparseUNet3DLib.geometry import Geometry
+from SparseUNet3DLib.segments import Segment, Segmentation
 
 SEGMENTS = (Segment("a", "bone"), Segment("b", "disc"), Segment("c", "cord"))
 
@@ -48,6 +49,18 @@ def test_a_segment_that_was_missed_or_invented_scores_zero():
 
     assert (missed.iou, missed.false_negatives) == (0.0, 1)
     assert (invented.iou, invented.false_positives) == (0.0, 1)
+
+
+def test_a_segment_of_the_background_is_no_structure():
+    grid = Geometry((4, 2, 1))
+    others = (Segment("x", "cord"), Segment("y", " Background"), Segment("z", "disc"), Segment("w", "bone"))
+    with_background = Segmentation(np.array([2, 4, 3, 1], np.uint16)[TRUTH], others, grid)
+    plain = Segmentation(TRUTH, SEGMENTS, grid)
+    found = Segmentation(PREDICTION.astype(np.uint16), SEGMENTS, grid)
+    expected = {c.name: c for c in score_segmentation(found, plain).classes}
+    assert {c.name: c for c in score_segmentation(found, with_background).classes} == expected
+    reverse = {c.name: c.iou for c in score_segmentation(with_background, found).classes}
+    assert reverse["disc"] == expected["disc"].iou and set(reverse) == {"bone", "disc", "cord"}
 
 
 def test_only_the_voxels_asked_for_are_counted():

@@ -148,6 +148,16 @@ def test_the_papers_own_label_maps_can_be_used(tmp_path: Path):
     np.testing.assert_array_equal(tubules.annotated, annotation.annotated)
 
 
+def test_a_value_of_0_that_is_not_named_is_no_background_where_that_has_another(tmp_path: Path):
+    labels = np.choose(papers_labels(), [1, 1, 2, 0]).astype(np.uint8)  # as other programs keep what is not painted
+    path = write_labels(tmp_path, labels)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("labels = { tubule = 1, background = 2 }\n")
+    annotation = read_dataset(path).cases["S1"].annotation
+    assert annotation.planes == (Plane(0, 3), Plane(0, 9), Plane(1, 8))
+    np.testing.assert_array_equal(annotation.annotated, labels > 0)
+
+
 def test_label_maps_that_are_not_explained_are_refused(tmp_path: Path):
     path = write_labels(tmp_path, papers_labels())
     text = path.read_text(encoding="utf-8")

@@ -188,6 +188,8 @@ def test_a_table_tells_each_segment_and_where_slices_were_fewer(tmp_path: Path):
     assert read_cells(tmp_path / "t.csv") == both
     rows = rows_of(tmp_path / "t.csv")
     assert [r["iou"] for r in rows if r["row"].startswith("5,5,3")] == ["0.75", "0.856", "0.849", "0.872"]
+    odd = a_cell(segments="kidney; left=0.5000; b=c=nan; lumen=1.0000").segment_ious
+    assert list(odd) == ["kidney; left", "b=c", "lumen"] and (odd["kidney; left"], odd["lumen"]) == (0.5, 1.0)
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="is no table of this program"):
         read_cells(tmp_path / "t.csv")

@@ -77,6 +77,10 @@ def write_annotations(folder: Path, grid: Geometry) -> None:
     image[0, 0, 0] = 9
     sitk.WriteImage(image, str(folder / "unknown.seg.nrrd"))
     write_overlapping(folder / "overlap.seg.nrrd", folder / "ann.seg.nrrd")
+    save("sparse.nrrd", sparse)
+    micro = replace(grid, spacing=tuple(s / 1000 for s in grid.spacing))
+    write_image(folder / "um.nrrd", np.arange(LABELS.size, dtype=np.int16).reshape(SHAPE), micro)
+    save("um.seg.nrrd", sparse, on=micro)
     write_image(folder / "fraction.nrrd", sparse / np.float32(2), grid)
     write_image(folder / "negative.nrrd", sparse.astype(np.int16) - 3, grid)
     write_image(folder / "broken.nrrd", sparse, grid)

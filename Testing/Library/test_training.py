@@ -104,6 +104,8 @@ def test_the_learning_rate_warms_up_and_falls_or_steps_down():
     for iteration, rate in ((0, 1.0), (19_999, 1.0), (20_000, 0.1), (65_000, 1e-3)):
         stepped.counters.iteration = iteration
         assert stepped.learning_rate(0.5) == pytest.approx(rate)
+    stepped.counters.first_iteration = 64_000  # steps of other networks do not count
+    assert stepped.learning_rate(0.5) == 1.0
 
 
 # -- the end of a run ----------------------------------------------------------------------------------
