@@ -129,10 +129,11 @@ class ModelSection:
             return
         parameters = self._panel.parameters
         self._panel.result.showNothing()
-        parameters.heldOutIou = {}
+        parameters.heldOutIou, former = {}, parameters.result
         parameters.result = slicer.mrmlScene.GetNodeByID(outcome.segmentations[-1])
         confidences = [slicer.mrmlScene.GetNodeByID(identifier) for identifier in outcome.confidences]
         parameters.confidence = confidences[-1] if confidences else None  # not that of another result
+        self._panel.result.showNew(former)
 
     def _tellFiles(self, outcome: Outcome) -> None:
         if not outcome.error:

@@ -27,7 +27,7 @@ class ResultSection:
 
     def __init__(self, panel: Any) -> None:
         self._panel, self._ui = panel, panel.ui
-        self._errorsId, self._isResultFilled = "", False
+        self._errorsId = ""
         ui = self._ui
         ui.show3DButton.connect("toggled(bool)", self._onShow3D)
         ui.showConfidenceButton.connect("toggled(bool)", self._onShowConfidence)
@@ -43,7 +43,7 @@ class ResultSection:
         """Show the parameters."""
         parameters, ui = self._panel.parameters, self._ui
         if parameters is None:
-            self._errorsId, self._isResultFilled = "", False  # IDs mean other nodes in the next scene
+            self._errorsId = ""  # IDs mean other nodes in the next scene
             self.showNothing()
         result = parameters.result if parameters is not None else None
         confidence = parameters.confidence if parameters is not None else None
@@ -68,23 +68,31 @@ class ResultSection:
         for button in (self._ui.show3DButton, self._ui.showConfidenceButton, self._ui.showErrorsButton):
             button.checked = False
 
-    def showNew(self) -> None:
-        """A new result is there: show it in the slices instead of the painting, of which the outline stays."""
+    def showNew(self, former: Any) -> None:
+        """A new result is there: show it instead of the former one, and of the painting only the outline."""
+        result = self._panel.parameters.result
+        if former is not None and former is not result and volumeOf(former) is volumeOf(result):
+            former.GetDisplayNode().SetVisibility(False)
         self._fill(painting=False)
-        self._isResultFilled = True
 
     def showPainting(self) -> None:
-        """The user paints: of the result, which would hide it, the outline stays."""
-        if self._isResultFilled:
+        """The user paints: of a result that is filled, and hides it, only the outline stays."""
+        displays = self._displays()
+        if displays and not displays[0].GetVisibility2DFill() and displays[1].GetVisibility2DFill():
             self._fill(painting=True)
-            self._isResultFilled = False
 
     def _fill(self, painting: bool) -> None:
         """Fill the painting or the result in the slices."""
+        for display, isFilled in zip(self._displays(), (painting, not painting), strict=False):
+            display.SetVisibility2DFill(isFilled)
+
+    def _displays(self) -> list[Any]:
+        """Of the annotation and of the result; none where they are not both of the chosen volume."""
         parameters = self._panel.parameters
-        for node, isFilled in ((parameters.annotation, painting), (parameters.result, not painting)):
-            if node is not None and node.GetDisplayNode() is not None:
-                node.GetDisplayNode().SetVisibility2DFill(isFilled)
+        if parameters is None or parameters.annotation is None or volumeOf(parameters.result) is not parameters.volume:
+            return []
+        displays = [node.GetDisplayNode() for node in (parameters.annotation, parameters.result)]
+        return displays if all(displays) else []
 
     def _summary(self, result: Any, scores: dict[str, float]) -> str:
         if result is None:

@@ -198,11 +198,11 @@ class TrainSection:
         if outcome.error:
             return
         self._panel.result.showNothing()  # of the former result, which may be looked at meanwhile
-        parameters.resultFolder = str(outcome.folder)
+        parameters.resultFolder, former = str(outcome.folder), parameters.result
         parameters.result = slicer.mrmlScene.GetNodeByID(outcome.segmentations[0])
         parameters.confidence = slicer.mrmlScene.GetNodeByID(outcome.confidences[0])
         parameters.heldOutIou = outcome.heldOutIou
-        self._panel.result.showNew()
+        self._panel.result.showNew(former)
 
     def _canResume(self) -> bool:
         parameters = self._panel.parameters

@@ -58,6 +58,7 @@ def test_what_is_new_is_filled_the_result_or_the_painting(panel, ready, train, d
     assert drive(lambda: panel.ui.segmentButton.enabled)
     train()
     assert isFilled(panel.parameters.result) and not isFilled(annotation)
+    assert panel.parameters.result.GetDisplayNode().GetVisibility() and not result.GetDisplayNode().GetVisibility()
     dialogs.answer("yesNo", True)
     panel.ui.copyButton.click()  # to be corrected now
     assert isFilled(annotation) and not isFilled(panel.parameters.result)
@@ -66,6 +67,7 @@ def test_what_is_new_is_filled_the_result_or_the_painting(panel, ready, train, d
 def test_no_confidence_of_another_result_is_shown(panel, ready, train, drive):
     train()
     assert panel.ui.showConfidenceButton.enabled
+    former = panel.parameters.result
     one, two = addVolume("one"), addVolume("two")
     for node in (one, two):
         panel.ui.applySelector.check(node)
@@ -75,6 +77,7 @@ def test_no_confidence_of_another_result_is_shown(panel, ready, train, drive):
     assert drive(lambda: not panel.isBusy, 60)
     assert "The volume of 'one segmented' was deleted meanwhile" in panel.ui.errorLabel.text
     assert panel.parameters.result.GetName() == "two segmented"
+    assert former.GetDisplayNode().GetVisibility()  # it is of another volume
     assert panel.parameters.confidence is None and not panel.ui.showConfidenceButton.enabled
 
 
