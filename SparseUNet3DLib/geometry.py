@@ -68,6 +68,17 @@ class Geometry:
         matrix[:3, 3] = self.origin
         return matrix
 
+    def around(self, other: Geometry) -> Geometry:
+        """The smallest grid that has all voxels of both; this one where the two lattices do not coincide."""
+        offset = other.offset_to(self)
+        if offset is None:
+            return self
+        starts = [min(0, o) for o in offset]
+        stops = [max(n, o + m) for n, o, m in zip(self.size, offset, other.size, strict=True)]
+        origin = (self.index_to_physical() @ [*starts, 1])[:3]
+        size = tuple(stop - start for start, stop in zip(starts, stops, strict=True))
+        return Geometry(size, self.spacing, tuple(float(o) for o in origin), self.direction)
+
     def same_grid(self, other: Geometry) -> bool:
         """Whether both grids have the same voxels, to within a thousandth of a voxel."""
         return self.size == other.size and self.offset_to(other) == (0, 0, 0)

@@ -82,7 +82,8 @@ class AnnotateSection:
         self._observe(annotation, volume)
         ready = annotation is not None and volume is not None and volume.GetImageData() is not None
         ui.segmentEditorWidget.enabled = ready and not self._panel.isBusy
-        ui.segmentEditorWidget.readOnly = self._panel.isBusy  # its shortcuts work even where it is disabled
+        if ui.segmentEditorWidget.readOnly != self._panel.isBusy:  # its shortcuts work even where it is disabled
+            ui.segmentEditorWidget.readOnly = self._panel.isBusy
         self.views.update(ready)
         if parameters is None:
             self._timer.stop()

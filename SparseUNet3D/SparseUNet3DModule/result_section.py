@@ -70,8 +70,9 @@ class ResultSection:
 
     def showNew(self, former: Any) -> None:
         """A new result is there: show it instead of the former one, and of the painting only the outline."""
-        result = self._panel.parameters.result
-        if former is not None and former is not result and volumeOf(former) is volumeOf(result):
+        parameters = self._panel.parameters
+        isOther = former is not None and former is not parameters.result and former is not parameters.annotation
+        if isOther and former.GetDisplayNode() is not None and volumeOf(former) is volumeOf(parameters.result):
             former.GetDisplayNode().SetVisibility(False)
         self._fill(painting=False)
 
@@ -89,7 +90,9 @@ class ResultSection:
     def _displays(self) -> list[Any]:
         """Of the annotation and of the result; none where they are not both of the chosen volume."""
         parameters = self._panel.parameters
-        if parameters is None or parameters.annotation is None or volumeOf(parameters.result) is not parameters.volume:
+        if parameters is None or None in (parameters.annotation, parameters.result, parameters.volume):
+            return []
+        if volumeOf(parameters.result) is not parameters.volume:
             return []
         displays = [node.GetDisplayNode() for node in (parameters.annotation, parameters.result)]
         return displays if all(displays) else []
@@ -135,7 +138,7 @@ class ResultSection:
             self._errorsId = ""
         if parameters is None or parameters.result is None:
             return
-        parameters.result.GetDisplayNode().SetVisibility2D(not checked)
+        parameters.result.GetDisplayNode().SetVisibility2D(True)
         path, volume = self._errorFile(), volumeOf(parameters.result)  # another one may be chosen by now
         if not checked or path is None:
             return
@@ -149,6 +152,7 @@ class ResultSection:
                 )
             )
             return
+        parameters.result.GetDisplayNode().SetVisibility2D(False)
         node = newSegmentation(_("{name} errors").format(name=volume.GetName()), volume)
         showLabels(node, arrays[0], CONFUSION_SEGMENTS, volume)
         self._errorsId = node.GetID()

@@ -313,3 +313,4 @@ class TrainSection:
     def _onDeviceAsked(self, outcome: Outcome) -> None:
         if outcome.error:
             self._ui.deviceSentence.text = outcome.error
+            self._deviceAsked = ""  # asked again later

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 
 import numpy as np
 
@@ -43,8 +42,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     check_outputs(list(outputs.items()), inputs, args.overwrite)
     volume = read_image(args.image, reporter) if args.image else None
     # Either may be cropped to what is in it: neither may lose what lies beyond the other.
-    grids = [Geometry.from_image(read_header(file)) for file in (args.segmentation, args.truth)]
-    grid = volume.geometry if volume else max(grids, key=lambda g: math.prod(g.size))
+    own, others = (Geometry.from_image(read_header(file)) for file in (args.segmentation, args.truth))
+    grid = volume.geometry if volume else own.around(others)
     found, truth = (read_segmentation_on(grid, file, reporter) for file in (args.segmentation, args.truth))
     annotation = None
     where, region = None, WHOLE_VOLUME

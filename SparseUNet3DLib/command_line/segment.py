@@ -26,6 +26,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     require_torch()
     from SparseUNet3DLib.command_line.training_options import inference_settings, tune_allocator
     from SparseUNet3DLib.model_file import load_model
+    from SparseUNet3DLib.out_of_memory import is_out_of_memory
     from SparseUNet3DLib.workflow import segment
 
     volumes = [[image] for image in args.image] + args.cases
@@ -39,11 +40,12 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             if len(volumes) > 1:
                 reporter.emit("phase", phase=f"reading {volume.name}", fraction=1.0)
             prediction = segment(model, volume, args.device, settings, reporter=reporter)
-        except (InputError, MemoryLimitError, MemoryError) as error:
-            if len(volumes) == 1:
+        except (InputError, MemoryLimitError, MemoryError, RuntimeError) as error:
+            known = isinstance(error, (InputError, MemoryLimitError))
+            if len(volumes) == 1 or not (known or is_out_of_memory(error)):
                 raise
             failed.append(str(files[0]))
-            reporter.emit("warning", message=f"'{files[0]}' was left out: {error or 'memory ran out.'}")
+            reporter.emit("warning", message=f"'{files[0]}' was left out: {error if known else 'Memory ran out.'}")
             continue
         write_segmentation(prediction.segmentation, target, args.compress)
         outputs[volume.name] = str(target)

@@ -63,6 +63,21 @@ def test_evaluate_on_planes_and_on_everything(folder: Path, capsys: pytest.Captu
     assert (done["outputs"], done["scores"]["mean_iou"], done["scores"]["voxels"]) == ({}, 1.0, LABELS.size)
 
 
+def test_two_crops_that_overlap_in_part_are_compared_as_a_whole(folder: Path):
+    image = sitk.ReadImage("truth.seg.nrrd")
+    parts = {"low.seg.nrrd": image[:, :, :14], "high.seg.nrrd": image[:, :, 8:]}
+    for name, part in parts.items():
+        for key in image.GetMetaDataKeys():
+            part.SetMetaData(key, image.GetMetaData(key))
+        sitk.WriteImage(part, name)
+    assert call("evaluate", "low.seg.nrrd", "--truth", "high.seg.nrrd", "--json", "s.json") == 0
+    scores = json.loads(Path("s.json").read_text())
+    assert scores["voxels"] == LABELS.size
+    for number, entry in enumerate(scores["segments"], start=1):
+        both, either = (np.count_nonzero(part == number) for part in (LABELS[8:14], LABELS))
+        assert entry["iou"] == pytest.approx(both / either)
+
+
 @pytest.mark.parametrize("options", [(), ("--image", "vol.nrrd", "--pictures", "p.png")])
 @pytest.mark.parametrize("cropped", ["found", "truth"])
 def test_what_lies_beyond_a_cropped_segmentation_counts(folder: Path, cropped: str, options: tuple[str, ...]):

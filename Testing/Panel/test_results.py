@@ -40,6 +40,7 @@ def test_errors_lie_on_the_volume_that_was_segmented(panel, ready, train):
     slicer.util.updateVolumeFromArray(volume, np.zeros((5, 6, 7), np.int16))
     panel.ui.showErrorsButton.click()
     assert "CT errors" not in nodeNames("vtkMRMLSegmentationNode")
+    assert panel.parameters.result.GetDisplayNode().GetVisibility2D()
     assert "'CT' was changed since it was segmented" in panel.ui.errorLabel.text
     slicer.mrmlScene.RemoveNode(volume)
     panel.update()
