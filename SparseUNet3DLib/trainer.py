@@ -104,7 +104,7 @@ class Trainer:
             return value
         self.network.zero_grad(set_to_none=True)
         loss.backward()
-        length = self._shorten_gradient()
+        length = nn.utils.clip_grad_norm_(self.network.parameters(), _LONGEST_GRADIENT).item()
         if not math.isfinite(length):  # a finite loss may still have a gradient that is not
             return length
         for optimizer in self.optimizers:
@@ -114,15 +114,6 @@ class Trainer:
         self.counters.iteration += 1
         self._update_average()
         return value
-
-    def _shorten_gradient(self) -> float:
-        """Length that the gradient had. Torch's own function writes all of it anew, also where it is short enough."""
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])).item()
-        if _LONGEST_GRADIENT < length < math.inf:
-            for gradient in gradients:
-                gradient.mul_(_LONGEST_GRADIENT / length)
-        return length
 
     def _loss(self, batch: Batch, fraction: float) -> torch.Tensor:
         """Of the logits; where slices are known, its mean with the corrected logits' loss on the hidden ones."""
