@@ -26,6 +26,8 @@ from command import (
 )
 
 from SparseUNet3DLib.annotated_slices import slices_to_metadata
+from SparseUNet3DLib.command_line.options import read_image
+from SparseUNet3DLib.errors import MemoryLimitError
 from SparseUNet3DLib.events import EventDecoder
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.model_file import load_model
@@ -322,6 +324,36 @@ def test_one_bad_volume_does_not_keep_the_others_from_being_segmented(
         assert (result.geometry, result.segments) == (grid, SEGMENTS)
         confidence = sitk.GetArrayFromImage(sitk.ReadImage(str(results / f"{name}.confidence.nrrd")))
         assert 0 <= confidence.min() < confidence.max() <= 100
+
+
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (MemoryError(), "Memory ran out."),
+        (MemoryLimitError("It does not fit."), "It does not fit."),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), "Memory ran out."),
+        (RuntimeError("something else"), None),  # no reason to go on as if nothing was wrong
+    ],
+)
+def test_a_volume_too_large_for_memory_is_left_out(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    error: Exception, told: str | None,
+):
+    def read(files: list[Path], reporter: object) -> object:
+        if files[0].name == "vol.nrrd":
+            raise error
+        return read_image(files, reporter)
+
+    monkeypatch.setattr("SparseUNet3DLib.command_line.segment.read_image", read)
+    monkeypatch.chdir(trained)
+    arguments = ("segment", "m.safetensors", "vol.nrrd", "other-vol.nrrd", "--output-folder", tmp_path)
+    if told is None:
+        with pytest.raises(RuntimeError, match="something else"):
+            call(*arguments)
+        return
+    assert call(*arguments) == 3
+    assert f"'vol.nrrd' was left out: {told}" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "other-vol.seg.nrrd").exists()
 
 
 def test_segment_tells_its_outputs_as_events(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
