@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     volume = read_image([image], reporter)
     truth = read_segmentation_on(volume.geometry, truth_file, reporter)
     annotation = from_planes(truth, parse_planes([SLICES], truth.labels.shape))
-    say(args, f"Chest CT '{image}' ({volume.geometry.describe()})")
+    say(args, f"Chest CT '{image.name}' ({volume.geometry.describe()})")
     say(args, f"Annotated: axial slices {', '.join(str(p.index) for p in annotation.planes)}")
     say(args, share_annotated(annotation).as_table())
     # The slices are few and the others are scored, so none is held out.
