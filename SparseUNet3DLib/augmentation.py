@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from SparseUNet3DLib.device import send
 from SparseUNet3DLib.plan import ANISOTROPIC, Plan
 from SparseUNet3DLib.recipe import AugmentationRecipe
 
@@ -72,11 +73,11 @@ def patch_coordinates(
         for n, s in zip(plan.patch_size, plan.spacing, strict=True)
     )
     # (3, b, 3, 1, 1, 1): column by column instead of one big matrix product, three sums that broadcast.
-    columns = transforms.matrices.to(device).permute(2, 0, 1)[..., None, None, None]
+    columns = send(transforms.matrices, device).permute(2, 0, 1)[..., None, None, None]
     coordinates = z[:, None, None] * columns[0] + y[:, None] * columns[1] + x * columns[2]
     if transforms.displacements is not None:
         spacing = _elastic_spacing(recipe, plan)
-        coordinates += elastic_field(transforms.displacements.to(device), plan.patch_size, spacing)
+        coordinates += elastic_field(send(transforms.displacements, device), plan.patch_size, spacing)
     return coordinates
 
 
@@ -100,7 +101,7 @@ def adjust_gray_values(images: torch.Tensor, slopes: torch.Tensor) -> torch.Tens
 
     ``slopes`` (b, c, 5) are positive; each curve keeps the value 0, the mean gray value, where it is.
     """
-    below, *between, above = slopes.to(images.device).permute(2, 0, 1)[..., None, None, None]
+    below, *between, above = send(slopes, images.device).permute(2, 0, 1)[..., None, None, None]
     curve = images.clamp(max=_KNOTS[0]) * below
     for low, high, slope in zip(_KNOTS[:-1], _KNOTS[1:], between, strict=True):
         curve += (images.clamp(low, high) - low) * slope

@@ -102,6 +102,11 @@ def tune_allocator() -> bool:
     return bool(libc.mallopt(_MALLOPT_MMAP_MAX, 0) and libc.mallopt(_MALLOPT_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``values``, a few numbers, on ``device``, without waiting for what a CUDA GPU still has to do."""
+    return values.to(device, non_blocking=device.type == "cuda")
+
+
 def memory_format(device: torch.device) -> torch.memory_format:
     """Layout in which the device's 3D convolutions are fastest."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last_3d

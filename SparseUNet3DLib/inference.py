@@ -22,8 +22,8 @@ from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 from SparseUNet3DLib.plan import Plan, Triple, format_triple
 from SparseUNet3DLib.resampling import interpolate_back, resample_to
-from SparseUNet3DLib.sampling import normalise, read_box, to_device
 from SparseUNet3DLib.tiles import Box, importance, intersection, tile_starts, within
+from SparseUNet3DLib.voxel_boxes import normalise, read_box, to_device
 
 #: Tiles from which statistics are recomputed for frozen batch normalisation.
 _STATISTICS_TILES = 32

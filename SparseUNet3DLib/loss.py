@@ -12,7 +12,11 @@ UNANNOTATED = -1
 
 
 def sparse_loss(
-    logits: torch.Tensor, target: torch.Tensor, class_weights: torch.Tensor | None = None, dice: bool = True
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    class_weights: torch.Tensor | None = None,
+    dice: bool = True,
+    annotated: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Weighted softmax cross-entropy, plus soft Dice, over the annotated voxels.
 
@@ -21,11 +25,13 @@ def sparse_loss(
         target: (b, z, y, x) integers; ``UNANNOTATED`` has weight 0.
         class_weights: (classes,) influence of each class on the cross-entropy; None: all the same.
         dice: add 1 - mean soft Dice of the foreground classes that are annotated in this batch.
+        annotated: (n,) flat indices of the target's annotated voxels, where they are known.
 
     Returns:
         A scalar, finite (0, with a gradient of 0) also where nothing is annotated.
     """
-    annotated = (target != UNANNOTATED).reshape(-1).nonzero().squeeze(1)
+    if annotated is None:
+        annotated = (target != UNANNOTATED).reshape(-1).nonzero().squeeze(1)
     if annotated.numel() == 0:
         return logits.sum() * 0.0
     # Few voxels are annotated: picking them first makes the softmax a tenth of the work.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from SparseUNet3DLib.device import autocast, memory_format
+from SparseUNet3DLib.device import autocast, memory_format, send
 from SparseUNet3DLib.loss import class_weights, sparse_loss
 from SparseUNet3DLib.muon import Muon
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.recorded_network import record_network
 from SparseUNet3DLib.sampling import Batch, PatchSampler
 
 #: Gradients longer than this are shortened; as in nnU-Net.
@@ -67,6 +69,14 @@ class Counters:
         self.best_iou, self.best_iteration, self.best_seconds = -1.0, self.iteration, self.seconds
 
 
+@dataclass(frozen=True)
+class _DrawnAhead:
+    """The next step's batch, and the random numbers' state before it was drawn."""
+
+    generator_state: torch.Tensor
+    batch: Batch
+
+
 class Trainer:
     """Trains one network; ``state`` and ``restore`` make a run continue bit by bit."""
 
@@ -91,6 +101,10 @@ class Trainer:
         self.average = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
         self.optimizers = _make_optimizers(self.network, recipe)
         self.generator = torch.Generator().manual_seed(seed)
+        self._recorded: Callable[[torch.Tensor], torch.Tensor] | None = None
+        #: On a GPU the next batch is drawn while the step is computed.
+        self.draws_ahead = device.type != "cpu"
+        self._ahead: _DrawnAhead | None = None
 
     def step(self, fraction: float) -> float:
         """One optimiser step at ``fraction`` (0..1) of the network's training; the loss.
@@ -98,15 +112,15 @@ class Trainer:
         NaN or infinity says that the loss or its gradient is not finite; then no weight was changed, but
         the random numbers, and statistics of batch normalisation, were.
         """
-        loss = self._loss(self.sampler.draw_batch(self.generator, self.augmentation_strength()), fraction)
-        value = loss.item()
-        if not math.isfinite(value):
-            return value
+        loss = self._loss(self._next_batch(), fraction)
         self.network.zero_grad(set_to_none=True)
         loss.backward()
-        length = nn.utils.clip_grad_norm_(self.network.parameters(), _LONGEST_GRADIENT).item()
-        if not math.isfinite(length):  # a finite loss may still have a gradient that is not
-            return length
+        length = nn.utils.clip_grad_norm_(self.network.parameters(), _LONGEST_GRADIENT)
+        if self.draws_ahead:  # before the next line waits for the GPU
+            self._ahead = _DrawnAhead(self.generator.get_state(), self._draw_batch(self.counters.steps + 1))
+        value, length = torch.stack([loss.detach(), length]).tolist()
+        if not math.isfinite(value) or not math.isfinite(length):  # a finite loss may have a gradient that is not
+            return length if math.isfinite(value) else value
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate(fraction)
@@ -115,6 +129,13 @@ class Trainer:
         self._update_average()
         return value
 
+    def _next_batch(self) -> Batch:
+        ahead, self._ahead = self._ahead, None
+        return ahead.batch if ahead else self._draw_batch(self.counters.steps)
+
+    def _draw_batch(self, steps: int) -> Batch:
+        return self.sampler.draw_batch(self.generator, self.augmentation_strength(steps))
+
     def _loss(self, batch: Batch, fraction: float) -> torch.Tensor:
         """Of the logits; where slices are known, its mean with the corrected logits' loss on the hidden ones."""
         images = batch.images.to(memory_format=memory_format(self.device))
@@ -122,8 +143,8 @@ class Trainer:
         weights = self.class_weights(fraction)
         if batch.known is None:
             with autocast(self.device, self.precision):
-                logits = self.network(images)
-            return sparse_loss(logits, batch.target, weights, self.recipe.dice)
+                logits = self._logits(images)
+            return sparse_loss(logits, batch.target, weights, self.recipe.dice, batch.annotated)
         voxels = batch.annotated
         with autocast(self.device, self.precision):
             alone, corrected = self.network(images, batch.known, voxels)
@@ -133,10 +154,17 @@ class Trainer:
             + sparse_loss(corrected, batch.hidden_target, weights, self.recipe.dice)
         )
 
-    def augmentation_strength(self) -> float:
-        """Strength of the augmentation (0..1) at the present step."""
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        if self.device.type != "cuda":
+            return self.network(images)
+        if self._recorded is None:
+            self._recorded = record_network(self.network, tuple(images.shape), self.device, self.precision)
+        return self._recorded(images)
+
+    def augmentation_strength(self, steps: int) -> float:
+        """Strength of the augmentation (0..1) after so many ``steps`` of the present network."""
         first = self.recipe.first_augmentation
-        return first + (1 - first) * min(1.0, self.counters.steps / self.recipe.augmentation_steps) ** 2
+        return first + (1 - first) * min(1.0, steps / self.recipe.augmentation_steps) ** 2
 
     def learning_rate(self, fraction: float) -> float:
         """Learning rate at ``fraction`` (0..1) of the network's training."""
@@ -150,7 +178,7 @@ class Trainer:
     def class_weights(self, fraction: float) -> torch.Tensor:
         """(classes,) weights of the cross-entropy at ``fraction`` (0..1) of the network's training."""
         first, last = self.recipe.class_balance, self.recipe.final_class_balance
-        return class_weights(self.sampler.class_counts, first + (last - first) * fraction).to(self.device)
+        return send(class_weights(self.sampler.class_counts, first + (last - first) * fraction), self.device)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights to use: their moving average, where the recipe keeps one."""
@@ -171,7 +199,7 @@ class Trainer:
                 for name, value in values.items():
                     if value is not None:
                         tensors[f"optimizer{number}.{index}.{name}"] = torch.as_tensor(value)
-        tensors["generator"] = self.generator.get_state()
+        tensors["generator"] = self._ahead.generator_state if self._ahead else self.generator.get_state()
         return {n: t.detach().cpu().clone() for n, t in tensors.items()}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
@@ -187,6 +215,7 @@ class Trainer:
         for number, optimizer in enumerate(self.optimizers):
             _restore_moments(optimizer, _below(state, f"optimizer{number}."))
         self.generator.set_state(state["generator"].cpu())
+        self._ahead = None
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -195,25 +224,26 @@ class Trainer:
         step = self.counters.steps
         # Early on the average follows quickly, so that random first weights do not linger in it.
         decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
+        state = self.network.state_dict()
+        smooth = [name for name, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.average[n] for n in smooth], [state[n] for n in smooth], 1 - decay)
+        for name in state.keys() - set(smooth):
+            self.average[name].copy_(state[name])
 
 
 def _make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    parameters = list(network.parameters())
+    parameters = [p for p in network.parameters() if p.requires_grad]
     rate, momentum, decay = recipe.learning_rate, recipe.momentum, recipe.weight_decay
+    fused = True if parameters[0].device.type == "cuda" else None
     if recipe.optimizer == "sgd":
-        return [torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=decay, nesterov=True)]
+        return [torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=True, fused=fused)]
     hidden: list[nn.Parameter] = []
     if recipe.optimizer == "muon":
         # What scales and shifts, and what decides for a class, is no matrix between hidden layers.
         last = {"head.weight", "correction.2.weight"}
         hidden = [p for n, p in network.named_parameters() if p.ndim == 5 and n not in last]
     others = [p for p in parameters if not any(p is h for h in hidden)]
-    adam = torch.optim.AdamW(others, lr=rate, betas=(momentum, 0.99), weight_decay=decay)
+    adam = torch.optim.AdamW(others, lr=rate, betas=(momentum, 0.99), weight_decay=decay, fused=fused)
     return [Muon(hidden, rate, momentum, decay), adam] if hidden else [adam]
 
 

@@ -10,22 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from SparseUNet3DLib.networks.batch_norm import BatchNorm
+from SparseUNet3DLib.networks.convolution import Conv3d
 from SparseUNet3DLib.plan import CORRECTION_WIDTH
-
-
-class Conv3d(nn.Conv3d):
-    """A convolution that is computed in float32 where an axis is shorter than the kernel, on a CPU.
-
-    There oneDNN's bfloat16 kernels read memory that nobody wrote: for two slices and a 3-wide kernel the
-    gradient of the weights is garbage, for one slice and one channel the output is (seen with torch 2.13).
-    So few voxels cost next to nothing in float32.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type == "cpu" and any(n < k for n, k in zip(x.shape[2:], self.kernel_size, strict=True)):
-            with torch.autocast("cpu", enabled=False):
-                return super().forward(x.float())
-        return super().forward(x)
 
 
 class InstanceNorm(nn.Module):
@@ -122,7 +108,7 @@ class AutoUNet(nn.Module):
                 x = _max_pool(x, self.strides[index - 1])
             x = level(x)
         for index in reversed(range(len(self.up))):
-            x = F.interpolate(self.narrow[index](x), size=skips[index].shape[2:], mode="nearest")
+            x = _enlarge(self.narrow[index](x), skips[index].shape[2:])
             x = self.up[index](torch.cat([skips[index], x], dim=1))
         return x
 
@@ -131,6 +117,12 @@ def _max_pool(x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
     """Maximum pooling in the precision that ``x`` has; on a CPU autocast would take it to float32."""
     with torch.autocast("cpu", enabled=False):
         return F.max_pool3d(x, stride)
+
+
+def _enlarge(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Nearest neighbours in the precision that ``x`` has; on a GPU autocast would take it to float32."""
+    with torch.autocast("cuda", enabled=False):
+        return F.interpolate(x, size=size, mode="nearest")
 
 
 def _correction(channels: int, classes: int) -> nn.Sequential:

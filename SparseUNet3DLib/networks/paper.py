@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import EllipsisType
+from typing import Any
 
 import torch
 from torch import nn
 
 from SparseUNet3DLib.networks.batch_norm import BatchNorm
+from SparseUNet3DLib.networks.convolution import Conv3d, UnbiasedConv3d
 
 
 class PaperUNet(nn.Module):
@@ -36,9 +39,10 @@ class PaperUNet(nn.Module):
         def level(channels: int, first: int, second: int) -> nn.Sequential:
             layers: list[nn.Module] = []
             for before, after in ((channels, first), (first, second)):
-                layers.append(nn.Conv3d(before, after, kernel))
                 if batch_norm:
-                    layers.append(BatchNorm(after, batch_norm))
+                    layers += [UnbiasedConv3d(before, after, kernel), BatchNorm(after, batch_norm)]
+                else:
+                    layers.append(Conv3d(before, after, kernel))
                 layers.append(nn.ReLU(inplace=True))
             return nn.Sequential(*layers)
 
@@ -70,11 +74,29 @@ class PaperUNet(nn.Module):
         skips.pop()
         for up, merge in zip(self.up, self.merge, strict=True):
             x = up(x)
-            x = merge(torch.cat([_centre_crop(skips.pop(), x.shape[2:]), x], dim=1))
+            x = merge(torch.cat([_CentreCrop.apply(skips.pop(), x.shape[2:]), x], dim=1))
         return self.head(x)
 
 
-def _centre_crop(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    for axis, n in enumerate(size, start=2):
-        x = x.narrow(axis, (x.shape[axis] - n) // 2, n)
-    return x
+class _CentreCrop(torch.autograd.Function):
+    """The middle of (b, c, z, y, x), ``size`` (z, y, x) large.
+
+    The gradient that indexing has is not channels last, and what it is added to would be reordered.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        ctx.shape = x.shape
+        channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
+        ctx.layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+        return x[_middle(x.shape[2:], size)]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        whole = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout).zero_()
+        whole[_middle(ctx.shape[2:], gradient.shape[2:])] = gradient
+        return whole, None
+
+
+def _middle(whole: Sequence[int], size: Sequence[int]) -> tuple[slice | EllipsisType, ...]:
+    return (..., *(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(whole, size, strict=True)))

@@ -30,8 +30,9 @@ from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, score_segmentation
 from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.loss import sparse_loss
 from SparseUNet3DLib.networks import build_network
-from SparseUNet3DLib.plan import PAPER_PATCH, make_plan
+from SparseUNet3DLib.plan import PAPER_PATCH, Plan, make_plan
 from SparseUNet3DLib.recipe import preset
+from SparseUNet3DLib.recorded_network import record_network
 from SparseUNet3DLib.workflow import RunOptions, densify
 
 #: Dense bfloat16 operations per second that the makers state, in 10^12, by a part of the name.
@@ -61,13 +62,14 @@ def step_table(device: torch.device, patch: tuple[int, int, int], steps: int) ->
     ways = {
         "contiguous": make_step(device, patch, torch.contiguous_format),
         "channels last": make_step(device, patch, torch.channels_last_3d),
-        "channels last, torch.compile": make_step(device, patch, torch.channels_last_3d, "default"),
+        "channels last, torch.compile": make_step(device, patch, torch.channels_last_3d, compiled=True),
     }
     if device.type == "cuda":
-        ways["... with CUDA graphs"] = make_step(device, patch, torch.channels_last_3d, "reduce-overhead")
-    with FlopCounterMode(display=False) as counter:
-        ways["contiguous"]()
-    tera = counter.get_total_flops() / 1e12
+        ways["channels last, CUDA graph"] = make_step(device, patch, torch.channels_last_3d, recorded=True)
+        ways["channels last, torch.compile, CUDA graph"] = make_step(
+            device, patch, torch.channels_last_3d, recorded=True, compiled=True
+        )
+    tera = count_operations(patch) / 1e12
     times: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(steps + 3):
         for way, step in ways.items():
@@ -85,20 +87,38 @@ def step_table(device: torch.device, patch: tuple[int, int, int], steps: int) ->
         print(f"| {way} | {1000 * seconds:.1f} | {tera / seconds:.1f} | {share} | {whole:.0f} |", flush=True)
 
 
-def make_step(
-    device: torch.device, patch: tuple[int, int, int], layout: torch.memory_format, compiled: str | None = None
-) -> Callable[[], None]:
-    """A function that makes one training step of the paper's network on the same patch.
+def count_operations(patch: tuple[int, int, int]) -> int:
+    """Multiplications and additions of one training step, by torch's count."""
+    network = build_network(papers_plan(patch)).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, *patch, device="meta")).sum().backward()
+    return counter.get_total_flops()
 
-    ``compiled`` is a mode of ``torch.compile``; None: not compiled.
-    """
-    plan = replace(make_plan(preset("paper"), [patch], (1.0, 1.0, 1.0), 3, 4), patch_size=patch)
+
+def papers_plan(patch: tuple[int, int, int]) -> Plan:
+    """The paper's network for three channels and four classes."""
+    return replace(make_plan(preset("paper"), [patch], (1.0, 1.0, 1.0), 3, 4), patch_size=patch)
+
+
+def make_step(
+    device: torch.device,
+    patch: tuple[int, int, int],
+    layout: torch.memory_format,
+    recorded: bool = False,
+    compiled: bool = False,
+) -> Callable[[], None]:
+    """A function that makes one training step of the paper's network on the same patch."""
+    plan = papers_plan(patch)
     network = build_network(plan).to(device, memory_format=layout).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.99, fused=device.type == "cuda")
+    learnt = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(learnt, lr=1e-4, momentum=0.99, fused=device.type == "cuda")
     images = torch.randn(1, 3, *patch, device=device).to(memory_format=layout)
     target = torch.randint(0, 4, (1, *plan.output_size), device=device)
-    forward = torch.compile(network, mode=compiled) if compiled else network
     precision = choose_precision(device)
+    if recorded:
+        forward = record_network(network, tuple(images.shape), device, precision, compiled)
+    else:
+        forward = torch.compile(network) if compiled else network
 
     def step() -> None:
         with autocast(device, precision):

@@ -19,6 +19,7 @@ from SparseUNet3DLib.augmentation import (
 )
 from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.prepared_case import keep_on_device
 from SparseUNet3DLib.recipe import AugmentationRecipe
 from SparseUNet3DLib.sampling import PatchSampler
 
@@ -334,7 +335,8 @@ def test_outside_of_the_volume_nothing_is_annotated_and_the_image_is_mirrored():
     assert set(target.unique().tolist()) == {UNANNOTATED, 0}
 
 
-def test_a_batch_from_unlike_volumes_is_what_each_patch_is_alone():
+@pytest.mark.parametrize("kept", [False, True], ids=["boxes are read", "kept on the device"])
+def test_a_batch_from_unlike_volumes_is_what_each_patch_is_alone(kept: bool):
     """Of different sizes, spacings, number types and places, one of them at a border."""
     rng = np.random.default_rng(0)
     cases = [
@@ -347,15 +349,20 @@ def test_a_batch_from_unlike_volumes_is_what_each_patch_is_alone():
     transforms = draw_transforms(STRONG, plan, 3, generator())
     voxels, places = np.array([(4, 15, 20), (0, 23, 11), (8, 0, 3)]), np.array([(4, 5, 6), (0, 9, 11), (3, 2, 1)])
     of = [sampler.cases[i] for i in (0, 1, 0)]
+    labels = [cases[i].annotation.labels for i in (0, 1, 0)]
+    alone_of = list(of)
+    if kept:
+        keep_on_device(sampler.cases, sum(c.resident_bytes for c in sampler.cases))
+        alone_of = [make_sampler(cases, plan, STRONG).cases[i] for i in (0, 1, 0)]
     batch = sampler.extract(of, voxels, places, transforms)
     for i in range(3):
         one = RandomTransforms(transforms.matrices[i : i + 1], transforms.displacements[i : i + 1],
                                transforms.slopes[i : i + 1])
-        alone = sampler.extract(of[i : i + 1], voxels[i : i + 1], places[i : i + 1], one)
+        alone = sampler.extract(alone_of[i : i + 1], voxels[i : i + 1], places[i : i + 1], one)
         # Positions within boxes of other sizes are rounded differently: a millionth of a gray value's slope.
         torch.testing.assert_close(batch.images[i], alone.images[0], rtol=1e-4, atol=0.02)
         assert (batch.target[i] == alone.target[0]).float().mean() > 0.999
-        assert alone.target[(0, *places[i])] == of[i].target[tuple(voxels[i])]
+        assert alone.target[(0, *places[i])] == labels[i][tuple(voxels[i])]
 
 
 @pytest.mark.parametrize("rotation, scaling", [(45.0, 0.5), (10.0, 0.0)])

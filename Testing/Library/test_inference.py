@@ -30,8 +30,8 @@ from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation, ChannelStatistics
 from SparseUNet3DLib.plan import Plan
-from SparseUNet3DLib.sampling import normalise, read_box
 from SparseUNet3DLib.tiles import Box, larger_tiles, tile_starts
+from SparseUNet3DLib.voxel_boxes import normalise, read_box
 from SparseUNet3DLib.workflow import RunOptions, densify, segment
 
 GRAY = (ChannelNormalisation("gray"),)

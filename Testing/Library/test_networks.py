@@ -6,8 +6,9 @@ from torch import nn
 from volumes_for_tests import make_plan_of
 
 from SparseUNet3DLib.networks import build_network
-from SparseUNet3DLib.networks.auto import AutoUNet, Conv3d, InstanceNorm
+from SparseUNet3DLib.networks.auto import AutoUNet, InstanceNorm
 from SparseUNet3DLib.networks.batch_norm import BatchNorm, recompute_statistics
+from SparseUNet3DLib.networks.convolution import Conv3d, UnbiasedConv3d
 from SparseUNet3DLib.networks.paper import PaperUNet
 
 NARROW = (1, 1, 1, 1)
@@ -80,7 +81,7 @@ def test_layers_of_the_paper_network():
         (512, 512, None), (256, 256, None), (128, 128, None),
     ]
     for level in (*network.down, *network.merge):
-        assert [type(m) for m in level] == [nn.Conv3d, BatchNorm, nn.ReLU] * 2
+        assert [type(m) for m in level] == [UnbiasedConv3d, BatchNorm, nn.ReLU] * 2
 
 
 def receptive_fields(axis: int) -> list[tuple[int, int]]:

@@ -15,7 +15,8 @@ from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.normalisation import ChannelStatistics
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import AugmentationRecipe
-from SparseUNet3DLib.sampling import Batch, normalise, read_box
+from SparseUNet3DLib.sampling import Batch
+from SparseUNet3DLib.voxel_boxes import normalise, read_box
 
 #: Rotations, scales and deformations far beyond the presets'.
 STRONG = AugmentationRecipe(

@@ -321,7 +321,7 @@ def test_augmentation_grows_with_the_steps_whatever_the_budget():
     found = []
     for iteration in (0, 100, 200, 5000):
         trainer.counters.iteration = iteration
-        found.append(trainer.augmentation_strength())
+        found.append(trainer.augmentation_strength(trainer.counters.steps))
     assert found == pytest.approx([0.4, 0.55, 1.0, 1.0])
 
 

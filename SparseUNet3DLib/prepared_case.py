@@ -1,0 +1,125 @@
+"""A training volume in the form that patches are cut from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.known_slices import KnownSlices
+from SparseUNet3DLib.loss import UNANNOTATED
+from SparseUNet3DLib.normalisation import ChannelNormalisation
+from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.resampling import resample_to
+from SparseUNet3DLib.tiles import Box
+from SparseUNet3DLib.voxel_boxes import box_around, normalise, to_device
+
+#: Annotated voxels remembered per case and class to centre patches on.
+_MOST_CENTRES = 500_000
+#: Share of the known slices that are hidden from a patch, apart from the one it was drawn from.
+_HIDDEN = 0.5
+
+
+class PreparedCase:
+    """A case in the form that patches are cut from: the image on the network's grid, the target on its own.
+
+    Attributes:
+        shape: of the target (z, y, x).
+        spacing: of the target (z, y, x) in mm.
+        scale: network voxels per voxel of the target.
+        known: its known slices; None for a network that takes no notice of them.
+        class_counts: annotated voxels of each class.
+    """
+
+    def __init__(
+        self, case: Case, normalisation: Sequence[ChannelNormalisation], plan: Plan, device: torch.device
+    ) -> None:
+        annotation, classes, image = case.annotation, plan.classes, case.volume.array
+        self._device = device
+        self.spacing, self.shape = case.volume.geometry.array_spacing, annotation.labels.shape
+        self._image, self.scale = resample_to(image, self.spacing, plan.spacing)
+        self._statistics = [n.statistics(c) for n, c in zip(normalisation, image, strict=True)]
+        self.known = KnownSlices.for_plan(annotation, plan, device)
+        target = np.where(annotation.annotated, annotation.labels.astype(np.int16), np.int16(UNANNOTATED))
+        self._target = np.ascontiguousarray(target)  # a turned volume's is not, and each patch would copy it
+        self._resident: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.class_counts = np.bincount(annotation.labels[annotation.annotated], minlength=classes)[:classes]
+        flat = np.flatnonzero(annotation.annotated)
+        labels = annotation.labels.reshape(-1)[flat]
+        self._centres = [_thin_out(flat[labels == c]) for c in range(classes)]
+        self._present = [c for c in range(classes) if len(self._centres[c])]
+        share = self.class_counts / max(1, self.class_counts.sum())
+        self._cumulative = np.cumsum(share)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that ``keep_on_device`` takes."""
+        return 4 * self._image.size + 2 * self._target.size
+
+    def keep_on_device(self) -> None:
+        """Hold image and target on the device: a GPU takes longer to be given a patch's voxels than to train on them.
+
+        The places that patches come from need not be known in main memory then, so nothing waits for the GPU.
+        """
+        image = torch.empty(self._image.shape, device=self._device)
+        for kept, channel, statistics in zip(image, self._image, self._statistics, strict=True):
+            kept.copy_(normalise(to_device(channel[None], self._device), [statistics])[0])
+        self._resident = image, to_device(self._target, self._device)
+
+    def image_around(self, where: torch.Tensor) -> tuple[torch.Tensor, Box]:
+        """Normalised gray values (c, z, y, x) of a box with all positions (3, ...) of the network's grid."""
+        if self._resident:
+            return self._resident[0], _whole(self._image)
+        box = box_around(where, self._image.shape[1:])
+        return normalise(to_device(self._image[(..., *box.slices)], self._device), self._statistics), box
+
+    def target_around(self, where: torch.Tensor) -> tuple[torch.Tensor, Box]:
+        """Labels (z, y, x) int16 of a box with all positions (3, ...) of the target's grid."""
+        if self._resident:
+            return self._resident[1], _whole(self._target)
+        # On a CPU the whole volume is at hand, and costs nothing to read.
+        box = _whole(self._target) if self._device.type == "cpu" else box_around(where, self.shape)
+        return to_device(self._target[box.slices], self._device), box
+
+    def draw_voxel(self, foreground_share: float, generator: torch.Generator) -> np.ndarray:
+        """An annotated voxel (z, y, x)."""
+        by_class, position = torch.rand(2, generator=generator).tolist()
+        if by_class < foreground_share:
+            chosen = self._present[int(position * len(self._present))]
+        else:
+            chosen = int(np.searchsorted(self._cumulative, position * self._cumulative[-1], side="right"))
+            chosen = chosen if chosen in self._present else self._present[-1]
+        centres = self._centres[chosen]
+        return np.array(np.unravel_index(centres[randint(len(centres), generator)], self.shape))
+
+    def draw_hidden(self, voxel: np.ndarray, generator: torch.Generator) -> list[Plane]:
+        """The known slices to hide from a patch drawn from ``voxel`` (z, y, x): its own, and half of the others."""
+        chances = torch.rand(len(self.known.planes), generator=generator).tolist()
+        return [
+            p for p, c in zip(self.known.planes, chances, strict=True) if c < _HIDDEN or voxel[p.axis] == p.index
+        ]
+
+
+def keep_on_device(cases: Sequence[PreparedCase], room: int) -> None:
+    """Hold as many of the ``cases`` on the device as take at most ``room`` bytes in all."""
+    for case in cases:
+        room -= case.resident_bytes
+        if room < 0:
+            return
+        case.keep_on_device()
+
+
+def randint(n: int, generator: torch.Generator) -> int:
+    return int(torch.randint(n, (1,), generator=generator))
+
+
+def _whole(array: np.ndarray) -> Box:
+    """All voxels of ``array`` (..., z, y, x)."""
+    return Box((0, 0, 0), array.shape[-3:])
+
+
+def _thin_out(indices: np.ndarray) -> np.ndarray:
+    return indices[:: max(1, len(indices) // _MOST_CENTRES)].copy()  # a view would keep all of them alive

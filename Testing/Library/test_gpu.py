@@ -1,0 +1,119 @@
+"""What only a CUDA GPU shows; skipped where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import (
+    CPU,
+    NARROW,
+    StopAfter,
+    iou,
+    make_trainer,
+    paper_plan,
+    tiny_annotation,
+    tiny_labels,
+    tiny_plan,
+    tiny_recipe,
+    tiny_task,
+    tiny_volume,
+)
+
+from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.errors import Interrupted
+from SparseUNet3DLib.events import CollectingReporter
+from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.recipe import preset
+from SparseUNet3DLib.training import run_training
+from SparseUNet3DLib.workflow import RunOptions, densify, segment
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize("plan", [tiny_plan(known_slices=True), paper_plan()], ids=["auto", "paper"])
+@pytest.mark.parametrize("kept", [True, False], ids=["kept on the GPU", "boxes are sent"])
+def test_patches_are_those_of_the_cpu(plan: Plan, kept: bool, monkeypatch: pytest.MonkeyPatch):
+    if not kept:
+        monkeypatch.setattr("SparseUNet3DLib.sampling.keep_on_device", lambda cases, room: None)
+    trainers = [make_trainer(tiny_task(plan=plan, device=device)) for device in (CPU, GPU)]
+    for _ in range(3):
+        expected, found = (t.sampler.draw_batch(t.generator) for t in trainers)
+        torch.testing.assert_close(found.images.cpu(), expected.images, atol=1e-3, rtol=1e-3)
+        assert (found.target.cpu() == expected.target).float().mean() > 0.999
+        assert torch.equal(found.annotated.cpu(), (found.target != -1).flatten().nonzero().squeeze(1).cpu())
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
+@pytest.mark.parametrize(
+    "plan",
+    [tiny_plan(known_slices=True), tiny_plan(), paper_plan(), paper_plan(batch_norm="running")],
+    ids=["auto, known slices", "auto", "paper", "paper, batch normalisation"],
+)
+def test_first_steps_are_those_of_the_cpu(plan: Plan, optimizer: str):
+    rate = 1e-4 if optimizer == "sgd" else 1e-3
+    recipe = tiny_recipe(optimizer=optimizer, learning_rate=rate)
+    losses, states = [], []
+    for device in (CPU, GPU):
+        trainer = make_trainer(tiny_task(plan=plan, recipe=recipe, device=device))
+        losses.append([trainer.step(0.5) for _ in range(6)])
+        states.append(trainer.network.state_dict())
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    counted = [[int(t) for n, t in s.items() if n.endswith("num_batches_tracked")] for s in states]
+    assert counted[0] == counted[1]
+
+
+def test_what_is_drawn_ahead_is_drawn_again_by_a_resumed_run(tmp_path):
+    """The checkpoint has the random numbers' state of the step that comes next."""
+    task = tiny_task(tmp_path, device=GPU, recipe=tiny_recipe(iterations=12))
+    whole = run_training(replace(task, folder=None))
+    with pytest.raises(Interrupted):
+        run_training(replace(task, stop=StopAfter(5)))
+    resumed = run_training(task, resume=True)
+    losses = [[e["loss"] for e in r.history if "loss" in e] for r in (whole, resumed)]
+    assert resumed.iterations == 12
+    assert losses[1][-1] == pytest.approx(losses[0][-1], rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["auto", "paper"])
+def test_a_step_stays_within_the_memory_that_was_announced(name: str):
+    volume = tiny_volume((140, 160, 160), channels=3)
+    recipe = replace(preset("balanced" if name == "auto" else "paper"), seconds=None, iterations=3, members=1)
+    reporter = CollectingReporter()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    densify(volume, tiny_annotation(volume, (40, 70, 100)), recipe, RunOptions("cuda", hold_out=0), reporter)
+    (plan,) = reporter.of("plan")
+    assert torch.cuda.max_memory_allocated() - before <= plan["memory_bytes"]
+
+
+def test_when_memory_runs_out_patches_become_smaller():
+    volume = tiny_volume((96, 128, 128))
+    reporter = CollectingReporter()
+    total = torch.cuda.get_device_properties(GPU).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**30) / total)
+    try:
+        case = Case(volume, tiny_annotation(volume, (20, 40, 60, 80)))
+        plan = tiny_plan(widths=(32, 64), patch_size=(96, 128, 128), batch_size=2)
+        result = run_training(
+            tiny_task(cases=[case], plan=plan, device=GPU, recipe=tiny_recipe(iterations=3), reporter=reporter)
+        )
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert np.prod(result.plan.patch_size) * result.plan.batch_size < np.prod(plan.patch_size) * 2
+    assert any("Out of memory" in e["message"] for e in reporter.of("warning"))
+
+
+def test_a_volume_is_learnt_and_both_devices_segment_it_alike():
+    volume = tiny_volume()
+    recipe = replace(preset("quick"), seconds=None, iterations=150, known_slices=False)
+    options = RunOptions("cuda", plan=NARROW)
+    prediction, model = densify(volume, tiny_annotation(volume), recipe, options, keep_annotation=False)
+    assert min(iou(prediction.segmentation.labels, tiny_labels())) > 0.8
+    again = segment(model, volume, "cpu")
+    assert (again.segmentation.labels == prediction.segmentation.labels).mean() > 0.99
