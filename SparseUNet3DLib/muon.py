@@ -26,6 +26,7 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         """``weight_decay`` is decoupled, as in AdamW."""
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._recorded: dict[tuple[torch.Size, ...], _RecordedFactors] = {}  # on a CUDA GPU, by the matrices' shapes
 
     @torch.no_grad()
     def step(self) -> None:
@@ -34,7 +35,7 @@ class Muon(torch.optim.Optimizer):
             rate = group["lr"]
             parameters = [p for p in group["params"] if p.grad is not None]
             ahead = [self._ahead(p, group["momentum"]) for p in parameters]
-            for parameter, matrix, factor in zip(parameters, ahead, orthogonal_factors(ahead), strict=True):
+            for parameter, matrix, factor in zip(parameters, ahead, self._factors(ahead), strict=True):
                 length = rate * _ROOT_MEAN_SQUARE * max(matrix.shape) ** 0.5
                 sides = (factor, matrix) if len(factor) == len(matrix) else (matrix, factor)
                 # Product, decay and step in one pass over the weights.
@@ -48,6 +49,36 @@ class Muon(torch.optim.Optimizer):
         average = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
         # In the parameter's own layout, which that of its gradient need not be.
         return _as_matrix(torch.lerp(parameter.grad, average, momentum, out=torch.empty_like(parameter)))
+
+    def _factors(self, matrices: list[torch.Tensor]) -> list[torch.Tensor]:
+        if not matrices or not matrices[0].is_cuda:
+            return orthogonal_factors(matrices)
+        shapes = tuple(m.shape for m in matrices)
+        if shapes not in self._recorded:
+            self._recorded[shapes] = _RecordedFactors(matrices)
+        return self._recorded[shapes](matrices)
+
+
+class _RecordedFactors:
+    """``orthogonal_factors`` as a CUDA graph: so many small products take longer to be asked for than to be made."""
+
+    def __init__(self, matrices: Sequence[torch.Tensor]) -> None:
+        """For matrices of these shapes."""
+        self._matrices = [m.clone() for m in matrices]
+        aside, present = torch.cuda.Stream(), torch.cuda.current_stream()
+        aside.wait_stream(present)
+        with torch.cuda.stream(aside):
+            orthogonal_factors(self._matrices)  # what is only done the first time cannot be recorded
+        present.wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._factors = orthogonal_factors(self._matrices)
+
+    def __call__(self, matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The next call overwrites what this one returns."""
+        torch._foreach_copy_(self._matrices, matrices)
+        self._graph.replay()
+        return self._factors
 
 
 def _as_matrix(kernels: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A network's training step recorded once and replayed, so that a GPU need not wait for Python."""
+"""What a network does in a training step, recorded once and replayed, so that a GPU need not wait for Python."""
 
 from __future__ import annotations
 
@@ -8,40 +8,56 @@ import torch
 from torch import nn
 
 from SparseUNet3DLib.device import memory_format
+from SparseUNet3DLib.out_of_memory import is_out_of_memory
+
+Features = Callable[[torch.Tensor], torch.Tensor]
 
 
-def record_network(
-    network: nn.Module, shape: tuple[int, ...], device: torch.device, precision: torch.dtype, compiled: bool = False
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """``network`` for training with images of ``shape`` (b, c, z, y, x) on a CUDA ``device``, as a CUDA graph.
+def record_features(
+    network: nn.Module, shape: tuple[int, ...], device: torch.device, precision: torch.dtype, compiled: bool
+) -> Features:
+    """``network.features`` for training with images of ``shape`` (b, c, z, y, x), as CUDA graphs.
 
-    The function returned gives the same logits and gradients, in ``precision``. Its logits are overwritten by the
-    next call.
+    The function returned gives the same features and gradients, in ``precision``; the next call overwrites them.
+    Where that cannot be had (torch.compile needs Triton and a C compiler) it is recorded uncompiled, or not at all.
 
     Args:
         compiled: let torch.compile join what lies between the convolutions first; takes half a minute.
 
     Raises:
-        RuntimeError: no memory is left for it, or something cannot be recorded or compiled here.
+        RuntimeError: out of memory.
     """
+    for way in ([torch.compile(network.features)] if compiled else []) + [network.features]:
+        try:
+            return _record(network, way, shape, device, precision)
+        except Exception as error:  # of several compilers, with kinds of their own
+            if is_out_of_memory(error):
+                raise
+    return network.features
+
+
+def _record(
+    network: nn.Module, features: Features, shape: tuple[int, ...], device: torch.device, precision: torch.dtype
+) -> Features:
     network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     images = torch.randn(shape, device=device).to(memory_format=memory_format(device))
-    shell = _Shell(torch.compile(network) if compiled else network)
-    # What autocast has cast would not be cast again in a replay, when the weights have changed.
-    with torch.autocast(device.type, torch.bfloat16, precision == torch.bfloat16, cache_enabled=False):
-        recorded = torch.cuda.make_graphed_callables(shell, (images,))
-    network.zero_grad(set_to_none=True)
-    network.load_state_dict(before)  # warming up changes the statistics of batch normalisation
-    return recorded
+    try:
+        # What autocast has cast would not be cast again in a replay, when the weights have changed.
+        with torch.autocast(device.type, torch.bfloat16, precision == torch.bfloat16, cache_enabled=False):
+            # The last layers, which are not recorded, have no gradient here.
+            return torch.cuda.make_graphed_callables(_Shell(network, features), (images,), allow_unused_input=True)
+    finally:
+        network.zero_grad(set_to_none=True)
+        network.load_state_dict(before)  # warming up changes the statistics of batch normalisation
 
 
 class _Shell(nn.Module):
     """Has its ``forward`` replaced by torch instead of the network, which goes on to be what it was."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, features: Features) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._features = network, features
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network(images)
+        return self._features(images)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,12 +14,14 @@ from SparseUNet3DLib.muon import Muon
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
-from SparseUNet3DLib.recorded_network import record_network
+from SparseUNet3DLib.recorded_network import Features, record_features
 from SparseUNet3DLib.sampling import Batch, PatchSampler
 
 #: Gradients longer than this are shortened; as in nnU-Net.
 _LONGEST_GRADIENT = 12.0
 _WARM_UP = 0.1
+#: From when on a training is long enough for torch.compile, which takes half a minute, to pay.
+_LONG_SECONDS, _LONG_ITERATIONS = 600.0, 10_000
 #: Iterations between the learning-rate steps of Caffe networks derived from the paper's.
 _STEP_ITERATIONS = 20_000
 #: Between the seeds of a run's networks, so that they are not those of the runs with the next seeds.
@@ -101,9 +102,10 @@ class Trainer:
         self.average = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
         self.optimizers = _make_optimizers(self.network, recipe)
         self.generator = torch.Generator().manual_seed(seed)
-        self._recorded: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._recorded: Features | None = None if device.type == "cuda" else self.network.features
         #: On a GPU the next batch is drawn while the step is computed.
         self.draws_ahead = device.type != "cpu"
+        self._drawing = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._ahead: _DrawnAhead | None = None
 
     def step(self, fraction: float) -> float:
@@ -112,12 +114,13 @@ class Trainer:
         NaN or infinity says that the loss or its gradient is not finite; then no weight was changed, but
         the random numbers, and statistics of batch normalisation, were.
         """
-        loss = self._loss(self._next_batch(), fraction)
+        batch = self._next_batch()  # kept to the end: on a GPU the next one is drawn beside what still reads it
+        loss = self._loss(batch, fraction)
         self.network.zero_grad(set_to_none=True)
         loss.backward()
         length = nn.utils.clip_grad_norm_(self.network.parameters(), _LONGEST_GRADIENT)
         if self.draws_ahead:  # before the next line waits for the GPU
-            self._ahead = _DrawnAhead(self.generator.get_state(), self._draw_batch(self.counters.steps + 1))
+            self._draw_ahead()
         value, length = torch.stack([loss.detach(), length]).tolist()
         if not math.isfinite(value) or not math.isfinite(length):  # a finite loss may have a gradient that is not
             return length if math.isfinite(value) else value
@@ -131,7 +134,16 @@ class Trainer:
 
     def _next_batch(self) -> Batch:
         ahead, self._ahead = self._ahead, None
-        return ahead.batch if ahead else self._draw_batch(self.counters.steps)
+        if ahead is None:
+            return self._draw_batch(self.counters.steps)
+        if self._drawing is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._drawing)
+        return ahead.batch
+
+    def _draw_ahead(self) -> None:
+        state = self.generator.get_state()
+        with torch.cuda.stream(self._drawing):  # None: no other stream
+            self._ahead = _DrawnAhead(state, self._draw_batch(self.counters.steps + 1))
 
     def _draw_batch(self, steps: int) -> Batch:
         return self.sampler.draw_batch(self.generator, self.augmentation_strength(steps))
@@ -143,22 +155,22 @@ class Trainer:
         weights = self.class_weights(fraction)
         if batch.known is None:
             with autocast(self.device, self.precision):
-                logits = self._logits(images)
+                logits = self.network.decide(self._features(images))
             return sparse_loss(logits, batch.target, weights, self.recipe.dice, batch.annotated)
         voxels = batch.annotated
         with autocast(self.device, self.precision):
-            alone, corrected = self.network(images, batch.known, voxels)
+            alone, corrected = self.network.decide(self._features(images), batch.known, voxels)
         target = batch.target.flatten()[voxels].reshape(batch.hidden_target.shape)
         return 0.5 * (
             sparse_loss(alone, target, weights, self.recipe.dice)
             + sparse_loss(corrected, batch.hidden_target, weights, self.recipe.dice)
         )
 
-    def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        if self.device.type != "cuda":
-            return self.network(images)
+    def _features(self, images: torch.Tensor) -> torch.Tensor:
         if self._recorded is None:
-            self._recorded = record_network(self.network, tuple(images.shape), self.device, self.precision)
+            long = (self.recipe.seconds or 0) >= _LONG_SECONDS or (self.recipe.iterations or 0) >= _LONG_ITERATIONS
+            shape = tuple(images.shape)
+            self._recorded = record_features(self.network, shape, self.device, self.precision, compiled=long)
         return self._recorded(images)
 
     def augmentation_strength(self, steps: int) -> float:

@@ -92,7 +92,13 @@ class AutoUNet(nn.Module):
         With ``voxels`` (n,), flat indices into (b, z, y, x), both are told of these only, as a row (1, c, n, 1, 1);
         ``known`` is such a row, too. In training few voxels are annotated, and the others need no logits.
         """
-        x = self._features(x)
+        return self.decide(self.features(x), known, voxels)
+
+    def decide(
+        self, features: torch.Tensor, known: torch.Tensor | None = None, voxels: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """What ``forward`` returns for an image with these features."""
+        x = features
         if voxels is not None:
             x = x.movedim(1, -1).flatten(0, 3).index_select(0, voxels).T[None, ..., None, None]
         logits = self.head(x)
@@ -100,7 +106,8 @@ class AutoUNet(nn.Module):
             return logits
         return logits, logits + self.correction(torch.cat([x, logits, known.to(x.dtype)], dim=1))
 
-    def _features(self, x: torch.Tensor) -> torch.Tensor:
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last layer decides by: (b, width, z, y, x)."""
         skips = []
         for index, level in enumerate(self.down):
             if index:

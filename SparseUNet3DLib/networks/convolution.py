@@ -18,7 +18,7 @@ class Conv3d(nn.Conv3d):
     one channel the output is (seen with torch 2.13). So few voxels cost next to nothing in float32.
 
     A GPU is given eight channels at least, those that are missing being zero: with one to three, as images have them,
-    cuDNN leaves the matrix units alone (four times slower on an H200).
+    cuDNN leaves the matrix units alone (0.8 instead of 0.6 ms for the paper's first layer on an H200).
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -67,6 +67,14 @@ class PaperUNet(nn.Module):
         nn.init.normal_(self.head.weight, std=0.01)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.decide(self.features(x))
+
+    def decide(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of an image with these features."""
+        return self.head(features)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last layer decides by: (b, width, z', y', x')."""
         skips = []
         for index, level in enumerate(self.down):
             x = level(self.pool(x) if index else x)
@@ -75,7 +83,7 @@ class PaperUNet(nn.Module):
         for up, merge in zip(self.up, self.merge, strict=True):
             x = up(x)
             x = merge(torch.cat([_CentreCrop.apply(skips.pop(), x.shape[2:]), x], dim=1))
-        return self.head(x)
+        return x
 
 
 class _CentreCrop(torch.autograd.Function):

@@ -1,10 +1,11 @@
-"""Speed of training the paper's network on a GPU, and what `auto` and nnU-Net reach there in how many seconds.
+"""Speed of training on a GPU, and what `auto` and nnU-Net reach there in how many seconds.
 
-    .venv/bin/python Testing/Benchmarks/gpu.py [--data DATA] [--task tumour-1] [--seconds 15,30,60,120]
+    .venv/bin/python Testing/Benchmarks/gpu.py [--data DATA] [--task tumour-1] [--seconds 15,30,60]
 
-Needs no network connection. A step is one patch of 132x132x116 voxels with three channels through the paper's
-network (Çiçek et al. 2016) in bfloat16, forward, backward and optimiser; its operations are counted by torch. The
-ways of running it take turns. With --data also the IoU against wall seconds, of `auto` and, where the extra
+Needs no network connection. First the paper's network (Çiçek et al. 2016): a step is one patch of 132x132x116 voxels
+with three channels in bfloat16, forward, backward and optimiser; its operations are counted by torch, and the ways of
+running it take turns. Then the program's own training steps, which draw and augment their patches as well, beside the
+memory that was announced. With --data also the IoU against wall seconds, of `auto` and, where the extra
 `benchmark-nnunet` is installed, of nnU-Net v2. --device cpu --patch 92 tries the same code without a GPU.
 """
 
@@ -24,15 +25,23 @@ from nnunet_peer import nnunet
 from sparse_tasks import TASKS, load_task
 from torch.utils.flop_counter import FlopCounterMode
 
+from SparseUNet3DLib.annotation import from_planes
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.device import autocast, choose_device, choose_precision, describe_device
 from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, score_segmentation
 from SparseUNet3DLib.events import CollectingReporter
+from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.loss import sparse_loss
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.plan import PAPER_PATCH, Plan, make_plan
-from SparseUNet3DLib.recipe import preset
-from SparseUNet3DLib.recorded_network import record_network
+from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.preparation import prepare
+from SparseUNet3DLib.recipe import Recipe, preset
+from SparseUNet3DLib.recorded_network import record_features
+from SparseUNet3DLib.sampling import PatchSampler
+from SparseUNet3DLib.segments import Segment, Segmentation
+from SparseUNet3DLib.trainer import Trainer
+from SparseUNet3DLib.volumes import Volume
 from SparseUNet3DLib.workflow import RunOptions, densify
 
 #: Dense bfloat16 operations per second that the makers state, in 10^12, by a part of the name.
@@ -48,11 +57,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--task", default="tumour-1", choices=TASKS)
-    parser.add_argument("--seconds", default="15,30,60,120")
+    parser.add_argument("--seconds", default="15,30,60")
     args = parser.parse_args()
     device = choose_device(args.device)
     print(f"{describe_device(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}\n")
     step_table(device, (args.patch,) * 3 if args.patch else PAPER_PATCH, args.steps)
+    own_steps(device, args.steps)
     if args.data:
         iou_table(args.data, args.task, [float(s) for s in args.seconds.split(",")], device)
 
@@ -116,13 +126,13 @@ def make_step(
     target = torch.randint(0, 4, (1, *plan.output_size), device=device)
     precision = choose_precision(device)
     if recorded:
-        forward = record_network(network, tuple(images.shape), device, precision, compiled)
+        features = record_features(network, tuple(images.shape), device, precision, compiled)
     else:
-        forward = torch.compile(network) if compiled else network
+        features = torch.compile(network.features) if compiled else network.features
 
     def step() -> None:
         with autocast(device, precision):
-            logits = forward(images)
+            logits = network.decide(features(images))
         optimizer.zero_grad(set_to_none=True)
         sparse_loss(logits, target, dice=False).backward()
         optimizer.step()
@@ -137,6 +147,39 @@ def timed(step: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def own_steps(device: torch.device, steps: int) -> None:
+    """Milliseconds and memory of the program's training steps, drawing and augmenting included."""
+    print("\nThe program's own steps on a generated volume of 160x160x160x3\n")
+    print("| preset | patches of a step | step, ms | peak memory, GiB | announced, GiB |")
+    print("| --- | --- | --- | --- | --- |")
+    for name in ("paper", "balanced", "thorough"):
+        trainer = generated_trainer(preset(name), device)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+        seconds = [timed(lambda: trainer.step(0.5), device) for _ in range(steps + 5)][5:]  # noqa: B023
+        plan = trainer.plan
+        peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
+        patches = f"{plan.batch_size} of {'x'.join(map(str, plan.patch_size))}"
+        step, announced = 1000 * statistics.median(seconds), plan.training_bytes() / 2**30
+        print(f"| `{name}` | {patches} | {step:.1f} | {peak:.1f} | {announced:.1f} |", flush=True)
+
+
+def generated_trainer(recipe: Recipe, device: torch.device) -> Trainer:
+    """A training on a noisy ball of which three slices along each axis are annotated."""
+    shape = (160, 160, 160)
+    geometry = Geometry(shape, (1.0, 1.0, 1.0))
+    ball = sum(((i - 80) / 50) ** 2 for i in np.indices(shape)) < 1
+    array = (100 * ball + np.random.default_rng(0).normal(0, 30, (3, *shape))).astype(np.float32)
+    segmentation = Segmentation(ball.astype(np.uint16), (Segment("ball", "ball"),), geometry)
+    planes = [Plane(axis, n) for axis in range(3) for n in (50, 80, 110)]
+    case = Case(Volume(array, geometry, ("a", "b", "c"), "ball"), from_planes(segmentation, planes))
+    prepared = prepare([case], recipe, RunOptions(device.type, hold_out=0), CollectingReporter())
+    sampler = PatchSampler(prepared.folds[0].training, prepared.normalisation, prepared.plan, recipe, device)
+    plan = replace(prepared.plan, members=1)
+    return Trainer(plan, recipe, sampler, device, choose_precision(device))
 
 
 def iou_table(data: Path, task: str, budgets: list[float], device: torch.device) -> None:

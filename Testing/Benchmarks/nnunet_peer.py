@@ -79,7 +79,8 @@ def _train(plans: dict, dataset: dict, seed: int, until: float, device: str) -> 
 
     torch.manual_seed(seed)
     np.random.seed(seed)
-    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112
+    if device == "cpu":  # else patches are prepared by processes, so that a GPU need not wait for them
+        os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112
     # Its own starting script tells it in the plans whether a run goes on.
     plans = plans | {"continue_training": False}
     trainer = nnUNetTrainer(plans, "3d_fullres", "all", dataset, device=torch.device(device))
@@ -95,6 +96,9 @@ def _train(plans: dict, dataset: dict, seed: int, until: float, device: str) -> 
         start = time.perf_counter()
         trainer.train_step(next(trainer.dataloader_train))
         step = time.perf_counter() - start
+    for loader in (trainer.dataloader_train, trainer.dataloader_val):
+        if hasattr(loader, "_finish"):
+            loader._finish()
     return trainer
 
 

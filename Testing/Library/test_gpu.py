@@ -27,6 +27,7 @@ from SparseUNet3DLib.errors import Interrupted
 from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import preset
+from SparseUNet3DLib.recorded_network import record_features
 from SparseUNet3DLib.training import run_training
 from SparseUNet3DLib.workflow import RunOptions, densify, segment
 
@@ -76,6 +77,28 @@ def test_what_is_drawn_ahead_is_drawn_again_by_a_resumed_run(tmp_path):
     losses = [[e["loss"] for e in r.history if "loss" in e] for r in (whole, resumed)]
     assert resumed.iterations == 12
     assert losses[1][-1] == pytest.approx(losses[0][-1], rel=0.05)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("plan", [tiny_plan(), paper_plan(batch_norm="running")], ids=["auto", "paper"])
+def test_recorded_features_and_gradients_are_those_of_the_network(plan: Plan, compiled: bool):
+    trainer = make_trainer(tiny_task(plan=plan, device=GPU))
+    network, shape = trainer.network.train(), (plan.batch_size, 1, *plan.patch_size)
+    before = {n: t.clone() for n, t in network.state_dict().items()}
+    recorded = record_features(network, shape, GPU, torch.float32, compiled)
+    assert recorded != network.features  # it could be recorded
+    assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
+    for seed in (1, 2):
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(GPU)
+        found = []
+        for features in (network.features, recorded):
+            network.zero_grad(set_to_none=True)
+            values = features(images)
+            values.square().mean().backward()
+            gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+            found.append([values.detach().clone(), *gradients])
+        for first, second in zip(*found, strict=True):
+            assert (first - second).norm() <= 5e-3 * first.norm() + 1e-6
 
 
 @pytest.mark.parametrize("name", ["auto", "paper"])
