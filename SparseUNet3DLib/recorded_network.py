@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -42,6 +43,8 @@ def _record(
     network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     images = torch.randn(shape, device=device).to(memory_format=memory_format(device))
+    # Torch tells that the recording was made in a stream of its own.
+    warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
     try:
         # What autocast has cast would not be cast again in a replay, when the weights have changed.
         with torch.autocast(device.type, torch.bfloat16, precision == torch.bfloat16, cache_enabled=False):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.networks.auto import AutoUNet, InstanceNorm
 from SparseUNet3DLib.networks.batch_norm import BatchNorm, recompute_statistics
 from SparseUNet3DLib.networks.convolution import Conv3d, UnbiasedConv3d
-from SparseUNet3DLib.networks.paper import PaperUNet
+from SparseUNet3DLib.networks.paper import PaperUNet, _CentreCrop
 
 NARROW = (1, 1, 1, 1)
 
@@ -232,6 +234,7 @@ def test_an_unknown_mode_of_batch_normalisation_is_refused():
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 5, 6, 7), (2, 3, 4, 4, 4), (3, 2, 1, 5, 5)])
+@pytest.mark.usefixtures("fixed_random")
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 def test_instance_normalisation_equals_torchs(shape: tuple[int, ...], layout: torch.memory_format):
     generator = torch.Generator().manual_seed(0)
@@ -338,3 +341,40 @@ def test_logits_of_some_voxels_are_those_of_the_whole_patch():
     for whole, some in zip(network(image, known), network(image, rows, voxels), strict=True):
         expected = whole.movedim(1, -1).flatten(0, 3)[voxels].T
         torch.testing.assert_close(some[0, ..., 0, 0], expected, rtol=1e-4, atol=1e-6)
+
+
+# -- what makes the paper's network cheaper and must not change it ---------------------------------------
+
+
+@pytest.fixture
+def fixed_random() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.mark.usefixtures("fixed_random")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_a_cropped_skip_has_the_gradient_of_indexing_in_its_own_layout(layout: torch.memory_format):
+    whole = torch.randn(1, 3, 7, 8, 9).to(memory_format=layout).requires_grad_()
+    weights = torch.randn(1, 3, 3, 4, 4)
+    cropped = _CentreCrop.apply(whole, (3, 4, 4))
+    torch.testing.assert_close(cropped, whole[..., 2:5, 2:6, 2:6])
+    (found,) = torch.autograd.grad((cropped * weights).sum(), whole)
+    (expected,) = torch.autograd.grad((whole[..., 2:5, 2:6, 2:6] * weights).sum(), whole)
+    assert torch.equal(found, expected)
+    assert found.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.usefixtures("fixed_random")
+@pytest.mark.parametrize("mode", ["batch", "running"])
+def test_normalisation_takes_away_the_bias_that_is_not_added(mode: str):
+    left_out = nn.Sequential(UnbiasedConv3d(2, 4, (3, 3, 3)), BatchNorm(4, mode))
+    added = nn.Sequential(nn.Conv3d(2, 4, 3), BatchNorm(4, mode))
+    added.load_state_dict(left_out.state_dict())
+    nn.init.normal_(added[0].bias)
+    assert sum(p.numel() for p in left_out.parameters()) == sum(p.numel() for p in added.parameters())
+    for _ in range(60):  # until the moving averages have forgotten where they began
+        images = torch.randn(2, 2, 6, 6, 6)
+        torch.testing.assert_close(left_out(images), added(images), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(left_out.eval()(images), added.eval()(images), atol=0.02, rtol=0.02)
