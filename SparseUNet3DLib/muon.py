@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
+
+from SparseUNet3DLib.out_of_memory import is_out_of_memory
+
+Factors = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
 #: Coefficients of the quintic Newton-Schulz iteration that takes singular values to about 1 (Jordan et al. 2024).
 _LINEAR, _CUBIC, _QUINTIC = 3.4445, -4.7750, 2.0315
@@ -26,7 +30,7 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         """``weight_decay`` is decoupled, as in AdamW."""
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self._recorded: dict[tuple[torch.Size, ...], _RecordedFactors] = {}  # on a CUDA GPU, by the matrices' shapes
+        self._recorded: dict[tuple[torch.Size, ...], Factors] = {}  # on a CUDA GPU, by the matrices' shapes
 
     @torch.no_grad()
     def step(self) -> None:
@@ -55,8 +59,19 @@ class Muon(torch.optim.Optimizer):
             return orthogonal_factors(matrices)
         shapes = tuple(m.shape for m in matrices)
         if shapes not in self._recorded:
-            self._recorded[shapes] = _RecordedFactors(matrices)
+            self._recorded[shapes] = _record_factors(matrices)
         return self._recorded[shapes](matrices)
+
+
+def _record_factors(matrices: Sequence[torch.Tensor]) -> Factors:
+    """``orthogonal_factors`` for matrices of these shapes, recorded where it can be."""
+    try:
+        with torch.cuda.device(matrices[0].device):
+            return _RecordedFactors(matrices)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        return orthogonal_factors
 
 
 class _RecordedFactors:

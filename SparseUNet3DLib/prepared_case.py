@@ -11,6 +11,7 @@ from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.normalisation import ChannelNormalisation
+from SparseUNet3DLib.out_of_memory import is_out_of_memory
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.resampling import resample_to
@@ -62,7 +63,10 @@ class PreparedCase:
     def keep_on_device(self) -> None:
         """Hold image and target on the device: a GPU takes longer to be given a patch's voxels than to train on them.
 
-        The places that patches come from need not be known in main memory then, so nothing waits for the GPU.
+        Where patches lie need not be known in main memory then, which would mean to wait for the GPU.
+
+        Raises:
+            RuntimeError: out of memory.
         """
         image = torch.empty(self._image.shape, device=self._device)
         for kept, channel, statistics in zip(image, self._image, self._statistics, strict=True):
@@ -104,12 +108,17 @@ class PreparedCase:
 
 
 def keep_on_device(cases: Sequence[PreparedCase], room: int) -> None:
-    """Hold as many of the ``cases`` on the device as take at most ``room`` bytes in all."""
+    """Hold those of the ``cases`` on the device that take at most ``room`` bytes in all, as long as it has room."""
     for case in cases:
-        room -= case.resident_bytes
-        if room < 0:
+        if case.resident_bytes > room:
+            continue
+        try:
+            case.keep_on_device()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             return
-        case.keep_on_device()
+        room -= case.resident_bytes
 
 
 def randint(n: int, generator: torch.Generator) -> int:

@@ -19,6 +19,8 @@ def record_features(
 ) -> Features:
     """``network.features`` for training with images of ``shape`` (b, c, z, y, x), as CUDA graphs.
 
+    They refer to themselves: their memory is free once they have been collected (`gc.collect`).
+
     The function returned gives the same features and gradients, in ``precision``; the next call overwrites them.
     Where that cannot be had (torch.compile needs Triton and a C compiler) it is recorded uncompiled, or not at all.
 
@@ -28,11 +30,13 @@ def record_features(
     Raises:
         RuntimeError: out of memory.
     """
-    for way in ([torch.compile(network.features)] if compiled else []) + [network.features]:
+    for compile_first in (True, False) if compiled else (False,):
         try:
-            return _record(network, way, shape, device, precision)
+            features = torch.compile(network.features) if compile_first else network.features
+            return _record(network, features, shape, device, precision)
         except Exception as error:  # of several compilers, with kinds of their own
-            if is_out_of_memory(error):
+            # Ending a recording in which memory ran out fails, too.
+            if is_out_of_memory(error) or (error.__context__ and is_out_of_memory(error.__context__)):
                 raise
     return network.features
 
@@ -46,8 +50,13 @@ def _record(
     # Torch tells that the recording was made in a stream of its own.
     warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
     try:
-        # What autocast has cast would not be cast again in a replay, when the weights have changed.
-        with torch.autocast(device.type, torch.bfloat16, precision == torch.bfloat16, cache_enabled=False):
+        with (
+            torch.cuda.device(device),
+            # Where recording fails, torch may leave its own stream behind.
+            torch.cuda.stream(torch.cuda.current_stream(device)),
+            # What autocast has cast would not be cast again in a replay, when the weights have changed.
+            torch.autocast(device.type, torch.bfloat16, precision == torch.bfloat16, cache_enabled=False),
+        ):
             # The last layers, which are not recorded, have no gradient here.
             return torch.cuda.make_graphed_callables(_Shell(network, features), (images,), allow_unused_input=True)
     finally:

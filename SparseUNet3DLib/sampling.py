@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from SparseUNet3DLib.augmentation import RandomTransforms, adjust_gray_values, draw_transforms, patch_coordinates
 from SparseUNet3DLib.cases import Case
-from SparseUNet3DLib.device import send
+from SparseUNet3DLib.device import choose_precision, send
 from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.normalisation import ChannelNormalisation
@@ -23,7 +23,7 @@ from SparseUNet3DLib.recipe import Recipe
 
 #: A patch lies at places that differ by at least this much to either side, as a share of half its size.
 _LEAST_SHIFT = 0.35
-#: Share of the memory announced for a step that volumes kept on a GPU may take; in bfloat16 a step leaves half.
+#: Share of the memory announced for a step that volumes kept on a GPU may take; in bfloat16 a step leaves more.
 _RESIDENT_SHARE = 0.25
 
 
@@ -67,7 +67,7 @@ class PatchSampler:
         self.cases = [PreparedCase(c, normalisation, plan, device) for c in cases if c.annotation.annotated.any()]
         if not self.cases:
             raise InputError("No voxel is annotated, so there is nothing to learn from; paint some slices first.")
-        if device.type != "cpu":
+        if device.type == "cuda" and choose_precision(device, recipe.precision) == torch.bfloat16:
             keep_on_device(self.cases, int(_RESIDENT_SHARE * plan.training_bytes()))
         self.class_counts = np.sum([c.class_counts for c in self.cases], axis=0)
 

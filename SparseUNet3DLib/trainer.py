@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -20,8 +21,9 @@ from SparseUNet3DLib.sampling import Batch, PatchSampler
 #: Gradients longer than this are shortened; as in nnU-Net.
 _LONGEST_GRADIENT = 12.0
 _WARM_UP = 0.1
-#: From when on a training is long enough for torch.compile, which takes half a minute, to pay.
-_LONG_SECONDS, _LONG_ITERATIONS = 600.0, 10_000
+#: From when on a run is long enough for torch.compile, which takes half a minute, to pay: ten minutes, of which
+#: segmenting may take some.
+_LONG_SECONDS, _LONG_ITERATIONS = 500.0, 10_000
 #: Iterations between the learning-rate steps of Caffe networks derived from the paper's.
 _STEP_ITERATIONS = 20_000
 #: Between the seeds of a run's networks, so that they are not those of the runs with the next seeds.
@@ -103,8 +105,8 @@ class Trainer:
         self.optimizers = _make_optimizers(self.network, recipe)
         self.generator = torch.Generator().manual_seed(seed)
         self._recorded: Features | None = None if device.type == "cuda" else self.network.features
-        #: On a GPU the next batch is drawn while the step is computed.
-        self.draws_ahead = device.type != "cpu"
+        #: The next batch is drawn while a GPU computes the step.
+        self.draws_ahead = device.type == "cuda"
         self._drawing = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._ahead: _DrawnAhead | None = None
 
@@ -142,7 +144,7 @@ class Trainer:
 
     def _draw_ahead(self) -> None:
         state = self.generator.get_state()
-        with torch.cuda.stream(self._drawing):  # None: no other stream
+        with torch.cuda.stream(self._drawing) if self._drawing is not None else nullcontext():
             self._ahead = _DrawnAhead(state, self._draw_batch(self.counters.steps + 1))
 
     def _draw_batch(self, steps: int) -> Batch:
@@ -277,6 +279,8 @@ def _restore_moments(optimizer: torch.optim.Optimizer, state: dict[str, torch.Te
     for parameter, values in optimizer.state.items():
         if any(v.ndim and v.shape != parameter.shape for v in values.values()):
             raise ValueError("the moments are of other parameters")
+        # A file does not keep the layout, in which a GPU's optimisers want all that belongs to a parameter.
+        values.update({n: torch.empty_like(parameter).copy_(v) for n, v in values.items() if v.ndim})
 
 
 def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

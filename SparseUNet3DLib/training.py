@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,7 +47,11 @@ def run_training(task: TrainingTask, resume: bool = False) -> TrainingResult:
         InputError: the checkpoint to resume from is damaged or of another task.
         UsageError: there is no folder to resume from.
     """
-    return _Loop(task, resume).run()
+    loop = _Loop(task, resume)
+    try:
+        return loop.run()
+    finally:
+        loop.drop_trainer()
 
 
 class _Loop:
@@ -126,7 +131,7 @@ class _Loop:
         self.finished.append(self.trainer.weights())
         counters.held_out_iou.append(self.held_out_iou)
         counters.begin_member()
-        self.trainer = None  # type: ignore[assignment]  # its memory is needed for the next one
+        self.drop_trainer()
         self.trainer = self._make_trainer(plan, precision, counters)
         self._begin_member()
 
@@ -144,6 +149,13 @@ class _Loop:
         """Whether the present network is far enough to be of use beside finished ones, which took so many steps."""
         counters = self.trainer.counters
         return counters.steps * counters.member >= _LEARNT_FRACTION * counters.first_iteration
+
+    def drop_trainer(self) -> None:
+        """Forget the present network's training, whose memory is needed for what comes next."""
+        self.trainer = None  # type: ignore[assignment]
+        if self.task.device.type == "cuda":
+            gc.collect()  # recorded networks refer to themselves
+            torch.cuda.empty_cache()
 
     # -- one step ------------------------------------------------------------------------------------
 
@@ -170,9 +182,7 @@ class _Loop:
             "voxels per step.",
         )
         state, counters = self.trainer.state(), self.trainer.counters
-        self.trainer = None  # type: ignore[assignment]  # its memory is needed for the next one
-        if self.task.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.drop_trainer()
         precision = choose_precision(self.task.device, self.task.recipe.precision)
         self.trainer = self._make_trainer(plan, precision, counters)
         self.trainer.restore(state)

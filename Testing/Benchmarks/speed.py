@@ -98,7 +98,7 @@ def _fastest(layer: nn.Conv3d, size: torch.Size, backward: bool) -> float:
     best = float("inf")
     for kind, layout in itertools.product(_PRECISIONS, _LAYOUTS):
         if (layer.in_channels, kind) == (1, torch.bfloat16) and min(size[2:]) < 3:
-            continue  # computed wrongly, see networks/auto.py
+            continue  # computed wrongly, see networks/convolution.py
         weight = layer.weight.detach().to(kind, memory_format=layout).requires_grad_(backward)
         image = torch.zeros(size, dtype=kind).to(memory_format=layout)
         image.requires_grad_(backward and layer.in_channels > 1)

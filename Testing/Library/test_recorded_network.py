@@ -39,6 +39,17 @@ def test_without_a_compiler_the_network_is_recorded_as_it_is(monkeypatch):
     assert ways[0] != network.features and ways[1] == network.features
 
 
+def test_where_torch_refuses_to_compile_the_network_is_recorded_as_it_is(monkeypatch):
+    def refuse(features: object) -> None:
+        raise RuntimeError("Dynamo is not supported on Python 3.13+")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    network = build_network(tiny_plan())
+    ways = fail_with(monkeypatch, None)
+    assert record(network, compiled=True) == network.features
+    assert ways == [network.features]
+
+
 def test_what_cannot_be_recorded_is_computed_as_it_is(monkeypatch):
     network = build_network(tiny_plan())
     ways = fail_with(monkeypatch, ImportError("triton"), RuntimeError("not permitted when stream is capturing"))
@@ -47,9 +58,12 @@ def test_what_cannot_be_recorded_is_computed_as_it_is(monkeypatch):
 
 
 def test_running_out_of_memory_is_not_hidden(monkeypatch):
-    fail_with(monkeypatch, torch.OutOfMemoryError("CUDA out of memory."))
-    with pytest.raises(torch.OutOfMemoryError):
-        record(build_network(tiny_plan()), compiled=False)
+    end_of_recording = RuntimeError("operation failed due to a previous error during capture")
+    end_of_recording.__context__ = torch.OutOfMemoryError("CUDA out of memory.")
+    fail_with(monkeypatch, torch.OutOfMemoryError("CUDA out of memory."), end_of_recording)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"memory|capture"):
+            record(build_network(tiny_plan()), compiled=False)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

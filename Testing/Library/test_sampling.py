@@ -14,8 +14,9 @@ from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.normalisation import ChannelStatistics
 from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.prepared_case import PreparedCase, keep_on_device
 from SparseUNet3DLib.recipe import AugmentationRecipe
-from SparseUNet3DLib.sampling import Batch
+from SparseUNet3DLib.sampling import Batch, PatchSampler
 from SparseUNet3DLib.voxel_boxes import normalise, read_box
 
 #: Rotations, scales and deformations far beyond the presets'.
@@ -351,3 +352,30 @@ def test_an_image_is_sampled_from_the_networks_own_grid():
     noise = np.random.default_rng(0).normal(size=(40, 40, 40)).astype(np.float32)
     images, _ = draw(make_sampler([make_case(noise)], make_plan_of((8, 8, 8), (4.0, 4.0, 4.0))), generator())
     assert images.std() < 0.3
+
+
+# -- volumes kept on the device --------------------------------------------------------------------------
+
+
+def kept_voxels(sampler: PatchSampler) -> list[int]:
+    """Voxels of the volumes that are kept on the device."""
+    whole = torch.zeros(3, 1, 1, 1)
+    return [c.image_around(whole)[0].numel() for c in sampler.cases if c.image_around(whole)[0].numel() > 1]
+
+
+def test_volumes_that_fit_are_kept_on_the_device():
+    sizes = ((10, 10, 10), (30, 30, 30), (11, 11, 11), (12, 12, 12))
+    sampler = make_sampler([make_case(np.zeros(s, np.uint16)) for s in sizes], make_plan_of((8, 8, 8)))
+    assert kept_voxels(sampler) == []
+    keep_on_device(sampler.cases, 6 * (10**3 + 11**3) + 6)
+    assert kept_voxels(sampler) == [10**3, 11**3]
+
+
+def test_a_device_without_room_keeps_no_volume(monkeypatch: pytest.MonkeyPatch):
+    def fail(self: PreparedCase) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(PreparedCase, "keep_on_device", fail)
+    sampler = make_sampler([make_case(np.zeros((10, 10, 10), np.float32))], make_plan_of((8, 8, 8)))
+    keep_on_device(sampler.cases, 10**6)
+    assert kept_voxels(sampler) == []

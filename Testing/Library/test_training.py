@@ -327,7 +327,7 @@ def test_augmentation_grows_with_the_steps_whatever_the_budget():
 
 @pytest.mark.parametrize("known_slices", [False, True])
 def test_batches_drawn_ahead_are_those_that_would_be_drawn_later(known_slices: bool):
-    """As a GPU's are. A state taken meanwhile, and one gone back to, is that of the batch that comes next."""
+    """As for a GPU. A state taken meanwhile, and one gone back to, is that of the batch that comes next."""
     recipe = tiny_recipe(first_augmentation=0.25, augmentation_steps=4)
     task = tiny_task(plan=tiny_plan(known_slices=known_slices), recipe=recipe)
     one_by_one, ahead, resumed = (make_trainer(task) for _ in range(3))
@@ -352,3 +352,18 @@ def test_steps_are_made_with_the_present_strength():
     for _ in range(6):
         trainer.step(0.5)
     assert seen == pytest.approx([0.25, 0.25 + 0.75 / 16, 0.4375, 0.25 + 0.75 * 9 / 16, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
+def test_restored_moments_have_the_layout_of_their_parameters(optimizer: str):
+    """Which files do not keep, and fused optimisers of a GPU need."""
+    task = tiny_task(recipe=tiny_recipe(optimizer=optimizer))
+    first, second = make_trainer(task), make_trainer(task)
+    first.step(0.5)
+    second.restore({n: t.contiguous() for n, t in first.state().items()})
+    moments = [
+        (p, t) for o in second.optimizers for p, values in o.state.items() for t in values.values() if t.ndim == 5
+    ]
+    assert moments and any(not p.is_contiguous() for p, _ in moments)
+    assert all(p.stride() == t.stride() for p, t in moments)
+    assert same_weights(second.state(), first.state())
