@@ -19,10 +19,9 @@ def record_features(
 ) -> Features:
     """``network.features`` for training with images of ``shape`` (b, c, z, y, x), as CUDA graphs.
 
-    They refer to themselves: their memory is free once they have been collected (`gc.collect`).
-
     The function returned gives the same features and gradients, in ``precision``; the next call overwrites them.
     Where that cannot be had (torch.compile needs Triton and a C compiler) it is recorded uncompiled, or not at all.
+    What is recorded refers to itself: its memory is free again once it has been collected (`gc.collect`).
 
     Args:
         compiled: let torch.compile join what lies between the convolutions first; takes half a minute.
