@@ -31,7 +31,7 @@ def sparse_loss(
         A scalar, finite (0, with a gradient of 0) also where nothing is annotated.
     """
     if annotated is None:
-        annotated = (target != UNANNOTATED).reshape(-1).nonzero().squeeze(1)
+        annotated = annotated_voxels(target)
     if annotated.numel() == 0:
         return logits.sum() * 0.0
     # Few voxels are annotated: picking them first makes the softmax a tenth of the work.
@@ -42,6 +42,11 @@ def sparse_loss(
     if dice:
         loss = loss + _soft_dice_loss(log_probability.exp(), labels)
     return loss
+
+
+def annotated_voxels(target: torch.Tensor) -> torch.Tensor:
+    """(n,) flat indices of the annotated voxels of a target of any shape."""
+    return (target != UNANNOTATED).reshape(-1).nonzero().squeeze(1)
 
 
 def _soft_dice_loss(probability: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from SparseUNet3DLib.augmentation import RandomTransforms, adjust_gray_values, d
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.device import choose_precision, send
 from SparseUNet3DLib.errors import InputError
-from SparseUNet3DLib.loss import UNANNOTATED
+from SparseUNet3DLib.loss import UNANNOTATED, annotated_voxels
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.plane_detection import Plane
@@ -131,7 +131,7 @@ class PatchSampler:
         inner = tuple(slice(m, m + n) for m, n in zip(self.plan.margin, self.plan.output_size, strict=True))
         where = where[(..., *inner)]
         target = torch.stack([self._sample_target(c, w) for c, w in zip(cases, where, strict=True)])
-        batch = Batch(images, target, _annotated(target))
+        batch = Batch(images, target, annotated_voxels(target))
         return batch if hidden is None else self._with_known_slices(batch, cases, where, hidden)
 
     def _with_known_slices(
@@ -139,7 +139,7 @@ class PatchSampler:
     ) -> Batch:
         known, labels = [], []
         for case, positions, target, planes in zip(cases, where, batch.target, hidden, strict=True):
-            annotated = _annotated(target)
+            annotated = annotated_voxels(target)
             positions = positions.flatten(1).index_select(1, annotated)
             known.append(case.known.channels(positions, planes))
             seen = case.known.contains(positions, planes)
@@ -181,8 +181,3 @@ class PatchSampler:
     def _per_patch(self, values: object) -> torch.Tensor:
         """(..., 3) numbers, in the shape in which they broadcast with positions (..., 3, z, y, x)."""
         return send(torch.from_numpy(np.array(values, np.float32)), self.device)[..., None, None, None]
-
-
-def _annotated(target: torch.Tensor) -> torch.Tensor:
-    """(n,) flat indices of annotated voxels."""
-    return (target != UNANNOTATED).flatten().nonzero().squeeze(1)
