@@ -154,7 +154,7 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     for case in cases:
         require_like_spacing(Turn.between(case.volume.geometry.direction, plan.direction).volume(case.volume), plan)
     plan = _settle_plan(plan, changes, memory)
-    folds = make_folds(cases, options.hold_out, _count_networks(recipe, options), _learnt(start, cases))
+    folds = make_folds(cases, options.hold_out, _count_networks(recipe, options, classes), _learnt(start, cases))
     plan = replace(plan, members=len(folds))
     reporter.emit(
         "plan",
@@ -198,13 +198,14 @@ def _learnt(start: Model | None, cases: Sequence[Case]) -> list[Learnt]:
     ]
 
 
-def _count_networks(recipe: Recipe, options: RunOptions) -> int:
+def _count_networks(recipe: Recipe, options: RunOptions, classes: int) -> int:
     """How many networks to train; none of those to start from, or begun already, is lost for want of time."""
+    wanted = recipe.ensemble_size(classes)
     if recipe.members is not None:
-        return recipe.ensemble_size
+        return wanted
     before = options.start_from.plan.members if options.start_from else 1
     begun = networks_begun(options.folder / FILE_NAME) if options.resume and options.folder else 1
-    return max(recipe.ensemble_size, before, begun)
+    return max(wanted, before, begun)
 
 
 def _working_spacing(cases: Sequence[Case], recipe: Recipe, patch_voxels: int) -> tuple[float, float, float]:

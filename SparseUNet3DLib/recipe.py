@@ -14,8 +14,9 @@ _CHOICES = {
     "batch_norm": (None, "batch", "running", "frozen"),
     "precision": ("auto", "float32"),
 }
-#: A longer run trains a further network for each so many seconds, but no more than so many in all.
-_SECONDS_PER_MEMBER, _MOST_MEMBERS = 150.0, 5
+#: A longer run trains a further network for each so many seconds, or for so many for each class, as patches are drawn
+#: around all of them in turn: a structure that hardly a slice shows needs its steps. No more than so many in all.
+_SECONDS_PER_MEMBER, _SECONDS_PER_CLASS, _MOST_MEMBERS = 90.0, 20.0, 4
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Recipe:
         seconds: wall-clock budget; the learning-rate schedule follows it. None: no time limit.
         iterations: number of optimiser steps. None: no limit. One of the two limits must be given.
         members: networks that a run trains one after another and whose answers are averaged, each with other
-            slices held out. None: one for every ``_SECONDS_PER_MEMBER`` of the budget.
+            slices held out. None: as many as the time allows (``ensemble_size``).
         patience: stop when the held-out IoU has not improved for this fraction of the run. None: never.
         optimizer: "muon" (with AdamW for what is no convolution kernel), "adamw" or "sgd" (Nesterov momentum).
         learning_rate: highest learning rate of the schedule.
@@ -131,13 +132,12 @@ class Recipe:
         if not set(self.augmentation.mirror) <= {"x", "y", "z"}:
             raise UsageError(f"Mirror axes are x, y and z, not '{''.join(self.augmentation.mirror)}'.")
 
-    @property
-    def ensemble_size(self) -> int:
-        """How many networks a run trains."""
+    def ensemble_size(self, classes: int) -> int:
+        """How many networks a run trains to tell so many ``classes`` apart, background included."""
         if self.members is not None:
             return self.members
-        seconds = self.seconds or 0.0
-        return min(_MOST_MEMBERS, max(1, int(seconds // _SECONDS_PER_MEMBER)))
+        each = max(_SECONDS_PER_MEMBER, _SECONDS_PER_CLASS * classes)
+        return min(_MOST_MEMBERS, max(1, int((self.seconds or 0.0) // each)))
 
     def to_dict(self) -> dict:
         """As plain values, for a model file's header."""

@@ -97,8 +97,13 @@ def plot_minutes(rows: list[dict], path: Path) -> None:
 
 
 def plot_slices(rows: list[dict], path: Path) -> None:
-    """IoU against the number of annotated slices, at the longest budget of the most settings, one panel per task."""
-    tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
+    """IoU against the number of annotated slices, at the longest budget of the most settings, one panel per task.
+
+    Tasks of which only one setting was run are left out.
+    """
+    tasks = [task for task in TASKS if len({row["setting"] for row in rows if row["task"] == task}) > 1]
+    if not tasks:
+        return
     figure, panels = _panels(tasks)
     for task, panel in zip(tasks, panels, strict=False):
         for color, method in zip(_COLORS, METHODS, strict=True):

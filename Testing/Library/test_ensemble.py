@@ -204,15 +204,18 @@ def test_continuing_from_two_networks_gives_two_unless_told_otherwise(densified,
 
 
 @pytest.mark.parametrize(
-    "changes, expected",
+    "changes, classes, expected",
     [
-        ({"seconds": 60.0}, 1), ({"seconds": 240.0}, 1), ({"seconds": 300.0}, 2), ({"seconds": 600.0}, 4),
-        ({"seconds": 1e5}, 5), ({"seconds": None, "iterations": 10}, 1), ({"seconds": 60.0, "members": 3}, 3),
+        ({"seconds": 60.0}, 2, 1), ({"seconds": 180.0}, 2, 2), ({"seconds": 180.0}, 5, 1), ({"seconds": 600.0}, 5, 4),
+        ({"seconds": 600.0}, 8, 3), ({"seconds": 1e5}, 8, 4), ({"seconds": None, "iterations": 10}, 2, 1),
+        ({"seconds": 60.0, "members": 3}, 8, 3),
     ],
 )
-def test_longer_runs_train_more_networks(changes: dict, expected: int):
-    assert replace(PRESETS["balanced"], **changes).ensemble_size == expected
+def test_longer_runs_train_more_networks_and_fewer_where_there_are_many_classes(
+    changes: dict, classes: int, expected: int
+):
+    assert replace(PRESETS["balanced"], **changes).ensemble_size(classes) == expected
 
 
 def test_the_papers_recipe_trains_a_single_network_however_long_it_takes():
-    assert replace(PRESETS["paper"], seconds=1e6).ensemble_size == 1
+    assert replace(PRESETS["paper"], seconds=1e6).ensemble_size(2) == 1
