@@ -15,7 +15,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (the
 
 from driving import SHAPE, addAnnotation, addVolume, isAlive, labelsOf, makeLauncher, nodeNames, pathWith
 
-TRAINING = "Training network 1 of 5: step"
+TRAINING = "Training network 1 of 4: step"  # the most there are
 
 
 def startTraining(panel, drive) -> Path:
