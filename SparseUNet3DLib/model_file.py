@@ -146,7 +146,7 @@ def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> di
     """
     adapted = replace(
         model.plan, classes=plan.classes, batch_size=plan.batch_size, patch_size=plan.patch_size,
-        known_slices=plan.known_slices,
+        known_slices=plan.known_slices, voxel_spacing=plan.voxel_spacing,
     )
     if adapted != plan:
         differing = [f.name for f in fields(Plan) if getattr(adapted, f.name) != getattr(plan, f.name)]
@@ -166,19 +166,21 @@ def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> di
             new[row] = old[source] if source is not None else old.mean(0)
         weights[name] = new
     correction = {n: t for n, t in weights.items() if n.startswith("correction.")}
-    weights = {n: t for n, t in weights.items() if n not in correction}
-    if plan.known_slices:
-        # Its input and output follow the segments; small as it is, it is learnt anew where they differ.
-        same = model.plan.known_slices and rows == list(range(model.plan.classes))
-        weights |= correction if same else _fresh_correction(plan)
-    return weights
+    weights = {n: t for n, t in weights.items() if not n.startswith(("correction.", "voxel_network."))}
+    # The classifier of single voxels is fitted to the annotation anew. The correction's input and output follow the
+    # segments; small as it is, it is learnt anew where they differ.
+    fresh = ["voxel_network."]
+    if model.plan.known_slices and plan.known_slices and rows == list(range(model.plan.classes)):
+        weights |= correction
+    else:
+        fresh.append("correction.")
+    return weights | {n: t for n, t in _fresh_weights(plan).items() if n.startswith(tuple(fresh))}
 
 
-def _fresh_correction(plan: Plan) -> dict[str, torch.Tensor]:
+def _fresh_weights(plan: Plan) -> dict[str, torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        fresh = build_network(plan).state_dict()
-    return {n: t for n, t in fresh.items() if n.startswith("correction.")}
+        return build_network(plan).state_dict()
 
 
 def _segment(values: dict) -> Segment:
@@ -219,8 +221,11 @@ def _check_numbers(plan: Plan) -> None:
         raise InputError(f"its plan has sizes that are not three whole numbers, or not between 1 and {_LARGEST}.")
     if max(len(plan.widths), plan.members) > _MOST_LEVELS or math.prod(plan.patch_size) > _MOST_VOXELS:
         raise InputError("its plan asks for an absurdly large network.")
-    if len(plan.spacing) != 3 or not all(_is_finite(s) and s > 0 for s in plan.spacing):
-        raise InputError(f"its plan has the impossible spacing {plan.spacing}.")
+    for spacing in (plan.spacing, plan.voxel_spacing or plan.spacing):
+        if len(spacing) != 3 or not all(_is_finite(s) and s > 0 for s in spacing):
+            raise InputError(f"its plan has the impossible spacing {spacing}.")
+    if plan.voxel_spacing and plan.network != "auto":
+        raise InputError(f"its plan wants single voxels classified, which a '{plan.network}' network does not do.")
     if plan.network not in NETWORKS:
         raise InputError(f"its plan is for the unknown network '{plan.network}'.")
 

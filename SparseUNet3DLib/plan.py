@@ -54,6 +54,8 @@ class Plan:
         members: networks of this shape, trained one after another, whose logits are averaged.
         direction: of the first volume's axes, as in ``Geometry.direction``; volumes whose axes run otherwise are turned
             (see `orientation`). Empty in models of earlier versions: none is.
+        voxel_spacing: voxel size in mm at which each voxel is classified by the filters around it as well (see
+            `voxel_classifier`). Empty: it is not.
     """
 
     network: str
@@ -69,6 +71,7 @@ class Plan:
     known_slices: bool = False
     members: int = 1
     direction: tuple[float, ...] = ()
+    voxel_spacing: tuple[float, ...] = ()
 
     @property
     def margin(self) -> Triple:
@@ -142,7 +145,7 @@ class Plan:
             normalisation = "none"
         towards = f"; x, y, z towards {describe_direction(self.direction)}" if self.direction else ""
         several = f"{self.members} networks" if self.members > 1 else "network"
-        return [
+        lines = [
             f"{several} {self.network}: {self.in_channels} channel(s), {self.classes} classes, "
             f"{normalisation} normalisation",
             f"levels: {', '.join(levels)} channels (kernel)",
@@ -151,6 +154,10 @@ class Plan:
             f"{format_triple(self.patch_size)} voxels (z x y x x{towards}), {self.batch_size} per step, "
             f"about {self.training_bytes() / 2**30:.1f} GiB",
         ]
+        if self.voxel_spacing:
+            spacing = format_triple(tuple(f"{s:.3g}" for s in self.voxel_spacing))
+            lines.append(f"single voxels by their gray values and filters around them, at {spacing} mm")
+        return lines
 
     def to_dict(self) -> dict:
         """As plain values, for a model file's header."""

@@ -31,10 +31,12 @@ from SparseUNet3DLib.plan import (
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.volumes import Volume
-from SparseUNet3DLib.working_spacing import choose_spacing
+from SparseUNet3DLib.working_spacing import choose_spacing, choose_voxel_spacing
 
 #: A volume whose voxels are so many times longer, or shorter, along all axes than a model's is meant in another unit.
 _OTHER_UNIT = 20.0
+#: Voxels, of all channels, that are classified one by one; a CPU takes some ten seconds for so many, a GPU one or two.
+_VOXELS_ON_CPU, _VOXELS_ON_GPU = 2**23, 2**26
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
         shapes = [shape_at(c.volume, spacing) for c in turned]
         plan = make_plan(recipe, shapes, spacing, len(names), classes, on_gpu)
         plan = replace(plan, direction=direction)
+    plan = replace(plan, voxel_spacing=_voxel_spacing(cases, recipe, plan, device))
     for case in cases:
         require_like_spacing(Turn.between(case.volume.geometry.direction, plan.direction).volume(case.volume), plan)
     plan = _settle_plan(plan, changes, memory)
@@ -212,6 +215,13 @@ def _working_spacing(cases: Sequence[Case], recipe: Recipe, patch_voxels: int) -
     if recipe.network == "auto":
         return choose_spacing(cases, patch_voxels)
     return tuple(float(s) for s in np.median([c.volume.geometry.array_spacing for c in cases], axis=0))
+
+
+def _voxel_spacing(cases: Sequence[Case], recipe: Recipe, plan: Plan, device: torch.device) -> tuple[float, ...]:
+    if not recipe.voxel_classifier or plan.network != "auto":
+        return ()
+    turned = [Turn.between(c.volume.geometry.direction, plan.direction).case(c) for c in cases]
+    return choose_voxel_spacing(turned, _VOXELS_ON_CPU if device.type == "cpu" else _VOXELS_ON_GPU)
 
 
 def shape_at(volume: Volume, spacing: tuple[float, float, float]) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -37,6 +38,9 @@ class PreviewWriter:
         self._case = self._turn.case(case)
         shape = shape_at(self._case.volume, prepared.plan.spacing)
         self.tiles = count_tiles(shape, prepared.plan, _SETTINGS.overlap)
+        if prepared.plan.voxel_spacing:  # to classify a tile's voxels one by one takes about as long
+            voxels = math.prod(shape_at(self._case.volume, prepared.plan.voxel_spacing))
+            self.tiles += math.ceil(voxels / math.prod(prepared.plan.patch_size))
 
     def __call__(self, network: torch.nn.Module, plan: Plan, precision: torch.dtype, iteration: int) -> None:
         """Write what ``network`` finds after so many iterations."""

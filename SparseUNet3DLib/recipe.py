@@ -83,6 +83,8 @@ class Recipe:
             used at test time: "batch", "running" or "frozen".
         known_slices: let a network that segments the volume it learns from see what the annotated slices tell
             about the voxels between them (`known_slices`); "auto" only.
+        voxel_classifier: ask a small network that tells a voxel's class from filters around it as well
+            (`voxel_classifier`), on the volume that is learnt from; "auto" only.
         augmentation: ranges of the random changes.
         first_augmentation: strength of the augmentation (0..1) at the first step; it grows to 1 over
             ``augmentation_steps``, slowly at first. Early on a network has seen too little to learn it by heart,
@@ -110,6 +112,7 @@ class Recipe:
     ema_decay: float = 0.99
     batch_norm: str | None = None
     known_slices: bool = True
+    voxel_classifier: bool = True
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
     first_augmentation: float = 0.5
     augmentation_steps: int = 600
@@ -186,6 +189,7 @@ PRESETS: dict[str, Recipe] = {
         ema_decay=0.0,
         batch_norm="batch",
         known_slices=False,
+        voxel_classifier=False,
         augmentation=AugmentationRecipe(rotation=5.0, scaling=0.1, elastic_sd=4.0, gray_slope=1.5),
         first_augmentation=1.0,
     ),

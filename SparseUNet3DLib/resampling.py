@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.ndimage
 import torch
 import torch.nn.functional as F
+
+from SparseUNet3DLib.tiles import Box
 
 #: Spacings that differ by less than this fraction count as the same; augmentation covers them.
 _SAME_SPACING = 0.1
@@ -41,6 +44,26 @@ def resample_to(
             smooth, 1 / np.array(scale), output_shape=out.shape, output=out, order=1, mode="nearest"
         )
     return result, tuple(scale)
+
+
+def surrounding(block: Box, shape: Sequence[int], scale: Sequence[float]) -> Box:
+    """The voxels of a resampled grid of ``shape`` that surround ``block`` of the image's own grid.
+
+    ``scale`` is resampled voxels per image voxel, as ``resample_to`` returned it.
+    """
+    start = [math.floor(s * f) for s, f in zip(block.start, scale, strict=True)]
+    end = [
+        min(math.ceil((s + n - 1) * f) + 1, m)
+        for s, n, f, m in zip(block.start, block.size, scale, shape, strict=True)
+    ]
+    return Box(tuple(start), tuple(e - s for s, e in zip(start, end, strict=True)))
+
+
+def interpolate_at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """``values`` (c, z, y, x) at ``positions`` (n, 3: z, y, x) in voxels, linearly: (c, n)."""
+    last = positions.new_tensor(values.shape[1:]).sub_(1).clamp_min_(1)
+    grid = (positions / last * 2 - 1).flip(1).to(values)
+    return F.grid_sample(values[None], grid[None, None, None], "bilinear", "border", align_corners=True)[0, :, 0, 0]
 
 
 def interpolate_back(

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
+from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.device import autocast, memory_format, send
 from SparseUNet3DLib.loss import class_weights, sparse_loss
 from SparseUNet3DLib.muon import Muon
 from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.recorded_network import Features, record_features
 from SparseUNet3DLib.sampling import Batch, PatchSampler
+from SparseUNet3DLib.voxel_classifier import fit_voxel_network
 
 #: Gradients longer than this are shortened; as in nnU-Net.
 _LONGEST_GRADIENT = 12.0
@@ -96,7 +100,7 @@ class Trainer:
         self.plan, self.recipe, self.sampler = plan, recipe, sampler
         self.device, self.precision = device, precision
         self.counters = counters or Counters()
-        seed = recipe.seed + _SEEDS_APART * self.counters.member
+        self.seed = seed = recipe.seed + _SEEDS_APART * self.counters.member
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build_network(plan)
@@ -203,6 +207,15 @@ class Trainer:
         """Start from ``weights`` instead of random ones."""
         self.network.load_state_dict(weights)
         self.average = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
+
+    def fit_voxel_network(self, cases: Sequence[Case], normalisation: Sequence[ChannelNormalisation]) -> None:
+        """Fit the classifier of single voxels to ``cases``; its weights stay so beside those that are trained."""
+        fitted = fit_voxel_network(cases, normalisation, self.plan, self.device, self.seed).state_dict()
+        for name, tensor in fitted.items():
+            self.network.state_dict()[f"voxel_network.{name}"].copy_(tensor)
+            self.average[f"voxel_network.{name}"].copy_(tensor)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Copies, in main memory, of all tensors that the next step depends on."""

@@ -75,8 +75,8 @@ class _Loop:
             checkpoint.restore(self.trainer)
         self.clock = started - counters.seconds
         self.last_checkpoint = self.last_event = -float("inf")
-        self.next_preview = self._seconds() + _FIRST_VALIDATION_SECONDS
         self._begin_member()
+        self.next_preview = self._seconds() + _FIRST_VALIDATION_SECONDS
 
     def _read_checkpoint(self) -> Checkpoint:
         task = self.task
@@ -93,6 +93,10 @@ class _Loop:
         return checkpoint
 
     def _begin_member(self) -> None:
+        if self.trainer.plan.voxel_spacing and not self.trainer.counters.steps:
+            self.trainer.fit_voxel_network(self._fold().cases, self.task.normalisation)
+            # The U-Net's schedule begins now.
+            self.trainer.counters.seconds = self.trainer.counters.first_seconds = self._seconds()
         self.snapshots = [self._snapshot()]
         self.fresh_snapshot = True
         self.rollbacks = 0
@@ -114,7 +118,8 @@ class _Loop:
 
     def _train_member(self) -> bool:
         """Steps until the present network's end; False where it was asked to finish before."""
-        while not self.progress.is_over(self.trainer.counters):
+        # At least one, also where the time was over before the first.
+        while not self.trainer.counters.steps or not self.progress.is_over(self.trainer.counters):
             self._guarded_step()
             self._side_tasks()
             wanted = self.task.stop.requested()
@@ -291,7 +296,7 @@ class _Loop:
         sampler = PatchSampler(cases, task.normalisation, plan, task.recipe, task.device)
         trainer = Trainer(plan, task.recipe, sampler, task.device, precision, counters)
         # Further networks begin from random weights: the former ones have learnt what these hold out.
-        if counters.member < len(task.initial_weights):
+        if not counters.steps and counters.member < len(task.initial_weights):
             trainer.load_weights(task.initial_weights[counters.member])
         return trainer
 

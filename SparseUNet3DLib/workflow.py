@@ -80,7 +80,8 @@ def train(
         SparseUNetError: one of its kinds, see ``prepare`` and ``training.run_training``.
     """
     reporter, stop = reporter or CollectingReporter(), stop or StopRequest()
-    recipe = replace(recipe, known_slices=False)  # other volumes have none
+    # Other volumes have no slices, and what single voxels look like need not hold for them.
+    recipe = replace(recipe, known_slices=False, voxel_classifier=False)
     prepared = prepare(cases, recipe, options, reporter)
     return _train(prepared, recipe, options, reporter, stop)
 
@@ -101,8 +102,9 @@ def segment(
         settings: overlap, mirror averaging and memory; None: half-overlapping tiles in a quarter of the
             free memory.
         keep: annotated voxels that stay as they were painted.
-        stop: asked after every tile.
+        stop: asked after every part.
         known: annotation of this volume whose slices a model made by ``densify`` may take notice of; None: ``keep``.
+            Give it where the model was made from this volume: only then its classifier of single voxels is asked.
 
     Raises:
         InputError: the volume has other channels than the model expects, or a spacing in another unit.
@@ -123,6 +125,8 @@ def segment(
     precision = choose_precision(where, model.recipe.precision)
     settings = settings or InferenceSettings(memory=int(LOGITS_SHARE * available_memory(torch.device("cpu"))))
     plan = larger_tiles(model.plan, turned.array.shape[1:], available_memory(where))
+    if known is None:  # what single voxels of the volume learnt from look like need not hold for others
+        plan = replace(plan, voxel_spacing=())
     predictor = Predictor(
         network, plan, model.channels, turned.array, turned.geometry.array_spacing, where, precision, settings,
         lambda message: reporter.emit("warning", message=message),

@@ -48,6 +48,21 @@ def choose_spacing(cases: Sequence[Case], patch_voxels: int) -> Spacing:
     return tuple(float(s) for s in chosen)
 
 
+def choose_voxel_spacing(cases: Sequence[Case], most_voxels: int) -> Spacing:
+    """Spacing (z, y, x, mm) at which single voxels are classified: the volumes' own, or coarser for ``most_voxels``.
+
+    The voxels of all channels are counted.
+    """
+    spacing = np.median([c.volume.geometry.array_spacing for c in cases], axis=0)
+    extent = np.median([c.annotation.labels.shape for c in cases], axis=0) * spacing
+    most = most_voxels / len(cases[0].volume.array)
+    chosen, step = spacing, 0
+    while math.prod(np.maximum(1, extent / chosen)) > most:
+        step += 1
+        chosen = np.maximum(spacing, spacing.min() * _STEP**step)
+    return tuple(float(s) for s in chosen)
+
+
 def _kept_detail(annotations: Sequence[SparseAnnotation], spacing: np.ndarray) -> float:
     """Mean IoU of the annotated slices' segments with themselves after a way to ``spacing`` (z, y, x, mm) and back.
 

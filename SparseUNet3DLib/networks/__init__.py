@@ -10,6 +10,7 @@ from SparseUNet3DLib.networks.auto import AutoUNet
 from SparseUNet3DLib.networks.ensemble import Ensemble
 from SparseUNet3DLib.networks.paper import PaperUNet
 from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.voxel_features import FEATURES_PER_CHANNEL
 
 
 def build_network(plan: Plan) -> nn.Module:
@@ -22,7 +23,8 @@ def build_network(plan: Plan) -> nn.Module:
         return Ensemble([build_network(replace(plan, members=1)) for _ in range(plan.members)])
     if plan.network == "auto":
         return AutoUNet(
-            plan.in_channels, plan.classes, plan.strides, plan.kernels, plan.widths, plan.batch_norm, plan.known_slices
+            plan.in_channels, plan.classes, plan.strides, plan.kernels, plan.widths, plan.batch_norm, plan.known_slices,
+            FEATURES_PER_CHANNEL * plan.in_channels if plan.voxel_spacing else 0,
         )
     return PaperUNet(
         plan.in_channels, plan.classes, plan.widths, plan.batch_norm, slice_wise=plan.network == "2d"

@@ -11,6 +11,7 @@ from torch import nn
 
 from SparseUNet3DLib.networks.batch_norm import BatchNorm
 from SparseUNet3DLib.networks.convolution import Conv3d
+from SparseUNet3DLib.networks.voxel_network import VoxelNetwork
 from SparseUNet3DLib.plan import CORRECTION_WIDTH
 
 
@@ -39,7 +40,8 @@ class AutoUNet(nn.Module):
     Two 3-wide convolutions per level, each followed by normalisation and leaky ReLU; max pooling down,
     1x1x1 convolution and nearest-neighbour enlargement up (a quarter of an up-convolution's cost on a
     CPU, and without its checkerboard). With ``known_slices`` a small head, voxel by voxel, corrects the
-    logits by what annotated slices tell; the rest of the network does not depend on them.
+    logits by what annotated slices tell; the rest of the network does not depend on them. With ``voxel_inputs``
+    a classifier of single voxels, which see so many features, stands beside it.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class AutoUNet(nn.Module):
         widths: Sequence[int],
         batch_norm: str | None = None,
         known_slices: bool = False,
+        voxel_inputs: int = 0,
     ) -> None:
         super().__init__()
 
@@ -76,6 +79,7 @@ class AutoUNet(nn.Module):
         )
         self.head = nn.Conv3d(widths[0], classes, 1)
         self.correction = _correction(widths[0] + 2 * classes, classes) if known_slices else None
+        self.voxel_network = VoxelNetwork(voxel_inputs, classes) if voxel_inputs else None
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, a=0.01)
@@ -93,6 +97,10 @@ class AutoUNet(nn.Module):
         ``known`` is such a row, too. In training few voxels are annotated, and the others need no logits.
         """
         return self.decide(self.features(x), known, voxels)
+
+    def voxel_logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (classes, ...) from the filters (n, ...) around each voxel alone, see `voxel_features`."""
+        return self.voxel_network(features)
 
     def decide(
         self, features: torch.Tensor, known: torch.Tensor | None = None, voxels: torch.Tensor | None = None

@@ -26,6 +26,10 @@ class Ensemble(nn.Module):
             return torch.stack(found).mean(0)
         return tuple(torch.stack(outputs).mean(0) for outputs in zip(*found, strict=True))
 
+    def voxel_logits(self, features: torch.Tensor) -> torch.Tensor:
+        """The networks' mean of what they tell from the filters around each voxel alone."""
+        return torch.stack([network.voxel_logits(features) for network in self.networks]).mean(0)
+
 
 def join_weights(members: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The weights of an ``Ensemble`` of networks with these weights; of a single network its own."""

@@ -119,7 +119,7 @@ atexit.register(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))"""
 @linux
 @pytest.mark.parametrize(
     ("size", "file"),
-    [(10_000, "out.seg.nrrd.run/checkpoint.safetensors"), (120_000, "p.png")],
+    [(10_000, "out.seg.nrrd.run/checkpoint.safetensors"), (200_000, "p.png")],
 )
 def test_7_when_the_disk_is_full(size: int, file: str, folder: Path):
     options = ("--overwrite", "--iterations", 1, "--pictures", "p.png")

@@ -25,10 +25,13 @@ from tiny_training import (
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import Interrupted
 from SparseUNet3DLib.events import CollectingReporter
+from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import preset
 from SparseUNet3DLib.recorded_network import record_features
+from SparseUNet3DLib.tiles import Box
 from SparseUNet3DLib.training import run_training
+from SparseUNet3DLib.voxel_classifier import fit_voxel_network, make_voxel_features
 from SparseUNet3DLib.workflow import RunOptions, densify, segment
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
@@ -104,6 +107,23 @@ def test_recorded_features_and_gradients_are_those_of_the_network(plan: Plan, co
             assert (first - second).norm() <= 5e-3 * first.norm() + 1e-6
 
 
+def test_single_voxels_are_classified_as_by_the_cpu():
+    volume = tiny_volume(channels=2)
+    plan = tiny_plan(in_channels=2, voxel_spacing=(1.0, 1.0, 1.0))
+    channels = (ChannelNormalisation("one"), ChannelNormalisation("other"))
+    case = Case(volume, tiny_annotation(volume))
+    block = Box((2, 3, 4), (20, 25, 26))
+    found = []
+    for device in (CPU, GPU):
+        features = make_voxel_features(volume.array, (1.0,) * 3, channels, plan, device)
+        network = fit_voxel_network([case], channels, plan, CPU, 0).to(device)
+        found.append(torch.cat([v.flatten(1) for _, v in features.apply(network, block)], dim=1))
+        fitted = fit_voxel_network([case], channels, plan, device, 0)
+        own = torch.cat([v.flatten(1) for _, v in features.apply(fitted, block)], dim=1)
+        assert (own.argmax(0) == found[0].argmax(0)).float().mean() > 0.98
+    assert (found[0].argmax(0) == found[1].argmax(0)).float().mean() > 0.999
+
+
 def test_what_cannot_be_recorded_is_computed_as_it_is():
     trainer = make_trainer(tiny_task(device=GPU))
     features = trainer.network.features
@@ -162,7 +182,8 @@ def test_a_volume_is_learnt_and_both_devices_segment_it_alike():
     volume = tiny_volume()
     recipe = replace(preset("quick"), seconds=None, iterations=150, known_slices=False)
     options = RunOptions("cuda", plan=NARROW)
-    prediction, model = densify(volume, tiny_annotation(volume), recipe, options, keep_annotation=False)
+    annotation = tiny_annotation(volume)
+    prediction, model = densify(volume, annotation, recipe, options, keep_annotation=False)
     assert min(iou(prediction.segmentation.labels, tiny_labels())) > 0.8
-    again = segment(model, volume, "cpu")
+    again = segment(model, volume, "cpu", known=annotation)
     assert (again.segmentation.labels == prediction.segmentation.labels).mean() > 0.99

@@ -92,10 +92,10 @@ def paper_plan(**changes: object) -> Plan:
 
 
 def tiny_recipe(**changes: object) -> Recipe:
-    """A recipe for a fixed number of iterations, in float32, with mild augmentation."""
+    """A recipe for a fixed number of iterations, in float32, with mild augmentation; what the network alone learns."""
     recipe = Recipe(
         name="tiny", seconds=None, iterations=20, learning_rate=0.01, class_balance=0.5, final_class_balance=0.0,
-        foreground_share=0.5, ema_decay=0.99, precision="float32",
+        foreground_share=0.5, ema_decay=0.99, precision="float32", voxel_classifier=False,
         augmentation=AugmentationRecipe(
             rotation=5.0, scaling=0.05, elastic_sd=1.0, elastic_spacing=32.0, gray_slope=1.1
         ),

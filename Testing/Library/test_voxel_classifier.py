@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import (
+    NARROW,
+    SEGMENTS,
+    StopAfter,
+    iou,
+    same_weights,
+    tiny_annotation,
+    tiny_labels,
+    tiny_plan,
+    tiny_recipe,
+    tiny_task,
+    tiny_volume,
+)
+from volumes_for_tests import CPU
+
+from SparseUNet3DLib import voxel_features as module
+from SparseUNet3DLib.annotation import SparseAnnotation
+from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.errors import InputError, Interrupted
+from SparseUNet3DLib.inference import Predictor
+from SparseUNet3DLib.model_file import Model, adapt_weights, load_model
+from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.normalisation import ChannelNormalisation, ChannelStatistics
+from SparseUNet3DLib.orientation import Turn
+from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.tiles import Box
+from SparseUNet3DLib.training import run_training
+from SparseUNet3DLib.voxel_classifier import fit_voxel_network
+from SparseUNet3DLib.voxel_features import FEATURES_PER_CHANNEL, VoxelFeatures
+from SparseUNet3DLib.workflow import RunOptions, densify, segment, train
+
+CHANNELS = (ChannelNormalisation("channel0"),)
+PLAN = tiny_plan(voxel_spacing=(1.0, 1.0, 1.0))
+RAW = ChannelStatistics(-1e6, 1e6, 0.0, 1.0)
+
+
+def features_of(image: np.ndarray, spacing=(1.0, 1.0, 1.0), wanted=None) -> VoxelFeatures:
+    return VoxelFeatures(image, spacing, wanted or spacing, [RAW] * len(image), CPU)
+
+
+def whole(features: VoxelFeatures, block: Box) -> np.ndarray:
+    """Features (n, *block.size), put together from their parts."""
+    parts = list(features.apply(lambda x: x, block))
+    result = np.full((len(parts[0][1]), *block.size), np.nan, np.float32)
+    for part, values in parts:
+        here = tuple(slice(s - t, s - t + n) for s, t, n in zip(part.start, block.start, part.size, strict=True))
+        result[(slice(None), *here)] = values.numpy()
+    return result
+
+
+def noise(shape=(20, 33, 18), channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(channels, *shape)).astype(np.float32)
+
+
+# -- features ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 1.0, 1.5)])
+def test_a_box_has_the_features_that_it_has_in_the_whole_volume(spacing):
+    image = noise(channels=2)
+    features = features_of(image, spacing)
+    everything = whole(features, Box((0, 0, 0), image.shape[1:]))
+    assert everything.shape == (2 * FEATURES_PER_CHANNEL, *image.shape[1:])
+    for box in (Box((3, 5, 7), (4, 9, 6)), Box((19, 0, 17), (1, 33, 1)), Box((7, 0, 0), (1, 33, 18))):
+        np.testing.assert_allclose(whole(features, box), everything[(slice(None), *box.slices)], atol=2e-3)
+
+
+def test_little_memory_gives_the_same_features(monkeypatch):
+    image = noise()
+    block = Box((1, 2, 3), (15, 30, 14))
+    at_once = whole(features_of(image), block)
+    monkeypatch.setattr(module, "_MOST_VALUES", FEATURES_PER_CHANNEL * 500)
+    parts = list(features_of(image).apply(lambda x: x, block))
+    assert len(parts) > 10 and all(values[0].numel() <= 500 for _, values in parts)
+    np.testing.assert_allclose(whole(features_of(image), block), at_once, atol=2e-3)
+
+
+@pytest.mark.parametrize("wanted", [(1.0, 1.0, 1.0), (1.7, 2.0, 1.0)])
+def test_chosen_voxels_have_the_features_that_their_box_has(wanted, monkeypatch):
+    image = noise(channels=2)
+    features = features_of(image, (1.0, 1.0, 1.0), wanted)
+    everything = whole(features, Box((0, 0, 0), image.shape[1:]))
+    voxels = np.argwhere(np.random.default_rng(1).random(image.shape[1:]) < 0.02)
+    for most in (2**24, 2 * FEATURES_PER_CHANNEL * 700):
+        monkeypatch.setattr(module, "_MOST_VALUES", most)
+        np.testing.assert_allclose(features.at(voxels), everything[(slice(None), *voxels.T)].T, atol=2e-3)
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_a_mirrored_image_has_mirrored_features(axis):
+    shape = [20, 20, 20]
+    shape[axis - 1] = 65  # the grids of all scales end with the image
+    image = noise(tuple(shape))
+    block = Box((0, 0, 0), tuple(shape))
+    found = whole(features_of(np.flip(image, axis)), block)
+    np.testing.assert_allclose(np.flip(found, axis), whole(features_of(image), block), atol=5e-3)
+
+
+def test_the_widest_features_follow_the_image_to_both_ends():
+    z = np.arange(64, dtype=np.float32)
+    image = np.broadcast_to(z[:, None, None], (64, 64, 64))[None]
+    found = whole(features_of(image), Box((0, 30, 30), (64, 1, 1)))[:, :, 0, 0]
+    for level in range(1, len(found), 8):
+        assert (np.diff(found[level]) >= -1e-3).all()
+        np.testing.assert_allclose(found[level] - 31.5, -(found[level] - 31.5)[::-1], atol=4)
+
+
+def test_the_first_feature_is_the_gray_value_and_wider_ones_see_further():
+    image = np.zeros((1, 64, 64, 64), np.float32)
+    image[0, 32, 32, 32] = 1000
+    found = whole(features_of(image), Box((0, 0, 0), image.shape[1:]))
+    np.testing.assert_array_equal(found[0], image[0])
+    reach = [np.abs(np.argwhere(found[n] > 0.01 * found[n].max()) - 32).max() for n in range(1, len(found), 8)]
+    assert reach == sorted(reach) and reach[0] <= 3 and reach[3] >= 12
+    for n in range(1, 4 * 8, 8):  # a single voxel is found where it is
+        assert np.unravel_index(found[n].argmax(), image.shape[1:]) == (32, 32, 32)
+
+
+def test_gray_values_are_normalised_before_anything_is_made_of_them():
+    image = np.random.default_rng(0).integers(0, 60_000, (1, 12, 14, 16)).astype(np.uint16)
+    statistics = ChannelStatistics(1000, 50_000, 20_000, 5000)
+    found = VoxelFeatures(image, (1,) * 3, (1,) * 3, [statistics], CPU)
+    expected = features_of((image.astype(np.float32).clip(1000, 50_000) - 20_000) / 5000)
+    block = Box((0, 0, 0), image.shape[1:])
+    np.testing.assert_allclose(whole(found, block), whole(expected, block), atol=2e-3)
+
+
+def test_a_finer_volume_is_looked_at_in_millimetres():
+    """A smooth image has the same features on a grid twice as fine, brought to the coarse one's spacing."""
+    z, y, x = np.meshgrid(*(np.arange(n) / 2 for n in (48, 48, 48)), indexing="ij")
+    fine = (np.sin(z / 3) + np.cos(y / 4) * x)[None].astype(np.float32)
+    coarse = fine[:, ::2, ::2, ::2]
+    found = whole(features_of(fine, (0.5,) * 3, (1.0,) * 3), Box((16, 16, 16), (16, 16, 16)))
+    expected = whole(features_of(coarse), Box((8, 8, 8), (8, 8, 8)))
+    np.testing.assert_allclose(found[1:9, ::2, ::2, ::2], expected[1:9], atol=0.05)
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 40), (2, 2, 2), (1, 1, 1)])
+def test_single_planes_and_voxels_have_features(shape):
+    found = whole(features_of(noise(shape)), Box((0, 0, 0), shape))
+    assert np.isfinite(found).all()
+
+
+# -- what is learnt from them ------------------------------------------------------------------------------
+
+
+def tiny_case(**changes: object) -> Case:
+    volume = tiny_volume(**changes)
+    return Case(volume, tiny_annotation(volume))
+
+
+def classify(case: Case, plan=PLAN, seed: int = 0, cases=None) -> np.ndarray:
+    """Labels (z, y, x) by single voxels alone, fitted to ``cases``."""
+    network = build_network(plan)
+    fitted = fit_voxel_network(cases or [case], CHANNELS * plan.in_channels, plan, CPU, seed)
+    network.voxel_network.load_state_dict(fitted.state_dict())
+    for part in (network.head.weight, network.head.bias):
+        part.data.zero_()
+    volume = case.volume
+    predictor = Predictor(
+        network, plan, CHANNELS * plan.in_channels, volume.array, volume.geometry.array_spacing, CPU
+    )
+    return predictor.segment()[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"dtype": np.uint16}, {"channels": 2}, {"spacing": (1.0, 1.0, 4.0)}, {"spacing": (0.5, 0.5, 0.5)}],
+    ids=["plain", "uint16", "two channels", "thick slices", "finer than the plan"],
+)
+def test_single_voxels_tell_structures_by_their_gray_values(changes):
+    case = tiny_case(**changes)
+    plan = replace(PLAN, in_channels=changes.get("channels", 1))
+    if changes.get("spacing") == (1.0, 1.0, 4.0):
+        plan = replace(plan, voxel_spacing=(4.0, 1.0, 1.0))
+    assert min(iou(classify(case, plan), tiny_labels())) > 0.9
+
+
+def test_only_annotated_voxels_are_learnt_from():
+    case = tiny_case()
+    labels = case.annotation.labels.copy()
+    labels[~case.annotation.annotated] = 1
+    other = Case(case.volume, replace(case.annotation, labels=labels))
+    first, second = (fit_voxel_network([c], CHANNELS, PLAN, CPU, 0).state_dict() for c in (case, other))
+    assert same_weights(first, second)
+
+
+def test_several_volumes_are_learnt_from_together():
+    """One shows the bright structure only, the other the dark one."""
+    case = tiny_case()
+    parts = [
+        replace(case.annotation, annotated=case.annotation.annotated & (case.annotation.labels != n)) for n in (1, 2)
+    ]
+    nothing = replace(case.annotation, annotated=np.zeros_like(case.annotation.annotated))
+    found = classify(case, cases=[Case(case.volume, a) for a in (*parts, nothing)])
+    assert min(iou(found, tiny_labels())) > 0.9
+
+
+def test_of_many_annotated_voxels_some_are_learnt_from_but_of_few_all(monkeypatch):
+    monkeypatch.setattr("SparseUNet3DLib.voxel_classifier._MOST_VOXELS", 400)
+    monkeypatch.setattr("SparseUNet3DLib.voxel_classifier._FEW_VOXELS", 100)
+    case = tiny_case()
+    annotated = case.annotation.annotated & ((case.annotation.labels != 2) | (np.arange(32) == 24))
+    assert (case.annotation.labels[annotated] == 2).sum() < 100
+    found = classify(case, cases=[Case(case.volume, replace(case.annotation, annotated=annotated))])
+    assert min(iou(found, tiny_labels())) > 0.8
+
+
+def test_a_flat_background_does_not_drown_the_rest():
+    case = tiny_case()
+    image = case.volume.array * (tiny_labels() > 0)  # 0 around the structures, in most of the voxels
+    flat = Case(replace(case.volume, array=image), case.annotation)
+    assert min(iou(classify(flat), tiny_labels())) > 0.95
+
+
+def test_a_single_annotated_voxel_is_enough_to_go_on():
+    case = tiny_case()
+    annotated = np.zeros_like(case.annotation.annotated)
+    annotated[12, 12, 12] = True
+    case = Case(case.volume, replace(case.annotation, annotated=annotated))
+    fitted = fit_voxel_network([case], CHANNELS, PLAN, CPU, 0)
+    assert all(t.isfinite().all() for t in fitted.state_dict().values())
+
+
+# -- in a training -----------------------------------------------------------------------------------------
+
+
+def test_it_stays_as_it_was_fitted_while_the_network_is_trained():
+    task = tiny_task(plan=PLAN, recipe=tiny_recipe(iterations=5))
+    fitted = fit_voxel_network(task.folds[0].cases, CHANNELS, PLAN, CPU, task.recipe.seed).state_dict()
+    weights = run_training(task).weights
+    assert all(torch.equal(weights[f"voxel_network.{name}"], tensor) for name, tensor in fitted.items())
+
+
+def test_a_stopped_run_goes_on_with_it(tmp_path: Path):
+    recipe = tiny_recipe(iterations=8)
+    unbroken = run_training(tiny_task(plan=PLAN, recipe=recipe)).weights
+    with pytest.raises(Interrupted):
+        run_training(tiny_task(tmp_path, plan=PLAN, recipe=recipe, stop=StopAfter(3)))
+    assert same_weights(run_training(tiny_task(tmp_path, plan=PLAN, recipe=recipe), resume=True).weights, unbroken)
+
+
+def voxel_weights(model: Model) -> dict[str, torch.Tensor]:
+    """Of the classifier of single voxels."""
+    prefix = "voxel_network."
+    return {n.removeprefix(prefix): t for n, t in model.weights.items() if n.startswith(prefix)}
+
+
+def test_a_volume_stored_otherwise_is_classified_as_the_one_learnt_from():
+    """Slices across x instead of z: the features follow the axes of the plan."""
+    volume = tiny_volume(spacing=(1.0, 1.0, 3.0))
+    options = RunOptions("cpu", plan={**NARROW, "widths": "4,8"})
+    recipe = tiny_recipe(iterations=1, voxel_classifier=True, known_slices=False)
+    annotation = tiny_annotation(volume)
+    _, model = densify(volume, annotation, recipe, options)
+    turn = Turn((2, 1, 0), (1,))
+    turned = turn.volume(volume)
+    found = segment(model, turned, "cpu", known=turn.annotation(annotation)).segmentation.labels
+    expected = segment(model, volume, "cpu", known=annotation).segmentation.labels
+    assert (turn.back(found) == expected).mean() > 0.999
+
+
+def learn(annotation: SparseAnnotation, **changes: object):
+    options = RunOptions("cpu", plan={**NARROW, "widths": "4,8"})
+    recipe = tiny_recipe(**{"iterations": 2, "voxel_classifier": True, **changes})
+    return densify(tiny_volume(), annotation, recipe, options, keep_annotation=False)
+
+
+def test_a_volume_is_segmented_by_it_from_the_first_step_on():
+    annotation = tiny_annotation(tiny_volume())
+    with_it, without = (learn(annotation, voxel_classifier=b)[0].segmentation.labels for b in (True, False))
+    assert min(iou(with_it, tiny_labels())) > 0.9 > max(iou(without, tiny_labels()))
+
+
+def test_held_out_slices_are_not_learnt_from():
+    """Whatever they show, what is fitted is the same."""
+    annotation = replace(tiny_annotation(tiny_volume(), (2, 6, 10, 14, 18)), held_out=(Plane(0, 10),))
+    labels = annotation.labels.copy()
+    labels[10] = 2 - labels[10]
+    fitted = [voxel_weights(learn(a)[1]) for a in (annotation, replace(annotation, labels=labels))]
+    assert same_weights(*fitted)
+
+
+def test_several_networks_each_have_their_own(tmp_path: Path):
+    """Each is fitted without the slices that its network does not learn from."""
+    volume, planes = tiny_volume(), (2, 5, 8, 11, 14, 17, 20)
+    _, model = learn(tiny_annotation(volume, planes), members=2)
+    for number, (member, held_out) in enumerate(zip(model.members(), model.record["held_out_by_network"], strict=True)):
+        (hidden,) = held_out["tiny"]
+        kept = tiny_annotation(volume, [n for n in planes if n != int(hidden.split(":")[1])])
+        seed = model.recipe.seed + 10_007 * number
+        expected = fit_voxel_network([Case(volume, kept)], model.channels, member.plan, CPU, seed).state_dict()
+        assert same_weights(voxel_weights(member), expected)
+    model.save(tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    volume, annotation = tiny_volume(), tiny_annotation(tiny_volume())
+    labels = [segment(m, volume, "cpu", known=annotation).segmentation.labels for m in (model, again)]
+    np.testing.assert_array_equal(*labels)
+    assert min(iou(labels[0], tiny_labels())) > 0.9
+
+
+def test_other_volumes_are_left_to_the_network():
+    _, model = learn(tiny_annotation(tiny_volume()))
+    alone = replace(
+        model, plan=replace(model.plan, voxel_spacing=()),
+        weights={n: t for n, t in model.weights.items() if "voxel_network." not in n},
+    )
+    other = tiny_volume(seed=3)
+    for keep in (None, tiny_annotation(other, (5,))):
+        found = [segment(m, other, "cpu", keep=keep).segmentation.labels for m in (model, alone)]
+        np.testing.assert_array_equal(*found)
+    options = RunOptions("cpu", hold_out=0, plan={**NARROW, "widths": "4,8"})
+    recipe = tiny_recipe(iterations=1, voxel_classifier=True)
+    assert not train([tiny_case()], recipe, options).plan.voxel_spacing
+
+
+def test_going_on_with_more_slices_fits_it_to_them():
+    annotation = tiny_annotation(tiny_volume(), (3, 19))
+    _, model = learn(annotation)
+    changes = {"patch_size": "16x16x16", "batch_size": "2"}
+    options = RunOptions("cpu", start_from=model, plan=changes, hold_out=0)
+    more = tiny_annotation(tiny_volume())
+    recipe = tiny_recipe(iterations=2, voxel_classifier=True)
+    _, further = densify(tiny_volume(), more, recipe, options)
+    expected = fit_voxel_network([Case(tiny_volume(), more)], further.channels, further.plan, CPU, 0).state_dict()
+    assert same_weights(voxel_weights(further), expected)
+
+
+@pytest.mark.parametrize("had, wanted", [((), (1.0,) * 3), ((1.0,) * 3, ()), ((1.0,) * 3, (2.0, 1.0, 1.0))])
+def test_a_warm_start_gets_or_loses_it(had, wanted):
+    plan = tiny_plan(voxel_spacing=had)
+    model = Model(plan, Recipe(), CHANNELS, SEGMENTS, build_network(plan).state_dict(), {})
+    target = replace(plan, voxel_spacing=wanted)
+    build_network(target).load_state_dict(adapt_weights(model, target, SEGMENTS))
+
+
+@pytest.mark.parametrize("spacing", [[1.0, 1.0], [1.0, 0.0, 1.0], [1.0, float("nan"), 1.0]])
+def test_a_file_with_an_impossible_spacing_is_refused(tmp_path: Path, spacing):
+    model = Model(PLAN, Recipe(), CHANNELS, SEGMENTS, build_network(PLAN).state_dict(), {})
+    damaged = replace(model, plan=replace(PLAN, voxel_spacing=tuple(spacing)))
+    damaged.save(tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match="impossible spacing"):
+        load_model(tmp_path / "m.safetensors")
