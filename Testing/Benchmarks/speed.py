@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ _CPU = torch.device("cpu")
 _ROUNDS = 9
 _VOLUME = (128, 256, 256)
 _OVERLAP = 0.25
+#: Ways of segmenting.
+_NETWORK, _WITH_VOXELS, _MONAI = "SparseUNet3D", "SparseUNet3D, single voxels classified as well", "MONAI"
 _PRECISIONS = (torch.float32, torch.bfloat16)
 _LAYOUTS = (torch.contiguous_format, torch.channels_last_3d)
 #: Name, shape (z, y, x), spacing (x, y, z) in mm, channels.
@@ -55,7 +58,7 @@ def main() -> None:
         print(f"| {name} | {' | '.join(step_and_convolutions(shape, spacing, channels))} |", flush=True)
     print("\n| segmenting 256x256x128 | s | million voxels per s | peak memory, MiB | convolutions alone, share |")
     print("| --- | --- | --- | --- | --- |")
-    for way in ("SparseUNet3D", "MONAI"):
+    for way in (_NETWORK, _WITH_VOXELS, _MONAI):
         done = subprocess.run([sys.executable, __file__, way], capture_output=True, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         speed = np.prod(_VOLUME) / found["seconds"] / 1e6
@@ -115,6 +118,8 @@ def _fastest(layer: nn.Conv3d, size: torch.Size, backward: bool) -> float:
 def segment(way: str) -> dict[str, float]:
     """Seconds, peak memory and the convolutions' share of one way of segmenting the same volume with the same tiles."""
     plan = make_plan(preset("balanced"), [_VOLUME], (1.0, 1.0, 1.0), 1, 3)
+    if way == _WITH_VOXELS:
+        plan = replace(plan, voxel_spacing=plan.spacing)
     network = build_network(plan).to(memory_format=memory_format(_CPU)).eval()
     image = np.random.default_rng(0).normal(size=(1, *_VOLUME)).astype(np.float32)
     precision = choose_precision(_CPU)
@@ -123,8 +128,8 @@ def segment(way: str) -> dict[str, float]:
         InferenceSettings(overlap=_OVERLAP),
     )
     tiles = predictor.count_tiles()
-    runs = {"SparseUNet3D": predictor.segment, "MONAI": lambda: _monai(network, plan, image, precision)}
-    seconds = _seconds(runs[way])
+    run = predictor.segment if way != _MONAI else lambda: _monai(network, plan, image, precision)
+    seconds = _seconds(run)
     peak = peak_mib()
     with torch.inference_mode():
         tile = torch.zeros(plan.batch_size, plan.in_channels, *plan.patch_size)
