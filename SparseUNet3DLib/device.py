@@ -107,6 +107,22 @@ def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     return values.to(device, non_blocking=device.type == "cuda")
 
 
+class Fetched:
+    """A few numbers on their way from a device, which may be given more to do before they are asked for."""
+
+    def __init__(self, numbers: torch.Tensor) -> None:
+        """``numbers`` (n,)."""
+        on_gpu = numbers.device.type == "cuda"
+        self._numbers = numbers.to("cpu", non_blocking=on_gpu)
+        self._arrived = torch.cuda.current_stream(numbers.device).record_event() if on_gpu else None
+
+    def values(self) -> list[float]:
+        """The numbers, once they are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._numbers.tolist()
+
+
 def memory_format(device: torch.device) -> torch.memory_format:
     """Layout in which the device's 3D convolutions are fastest."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last_3d

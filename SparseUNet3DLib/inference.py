@@ -17,6 +17,7 @@ from torch import nn
 from SparseUNet3DLib.device import autocast, memory_format
 from SparseUNet3DLib.errors import MemoryLimitError
 from SparseUNet3DLib.known_slices import KnownSlices
+from SparseUNet3DLib.mixture import USUAL, Mixture
 from SparseUNet3DLib.networks.batch_norm import recompute_statistics
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
@@ -28,8 +29,6 @@ from SparseUNet3DLib.voxel_classifier import make_voxel_features
 
 #: Tiles from which statistics are recomputed for frozen batch normalisation.
 _STATISTICS_TILES = 32
-#: What the classifier of single voxels counts beside the U-Net, whose logits count 1.
-_VOXEL_WEIGHT = 0.35
 #: Of the time that segmenting takes, where single voxels are classified as well; for the progress shown only.
 _NETWORK_SHARE = 0.7
 _AXES = ("z", "y", "x")
@@ -72,14 +71,16 @@ class Predictor:
         settings: InferenceSettings = InferenceSettings(),
         warn: Callable[[str], None] = lambda message: None,
         known: KnownSlices | None = None,
+        mixture: Mixture = USUAL,
     ) -> None:
         """``image`` is (c, z, y, x) of any number type, ``spacing`` (z, y, x) in mm.
 
-        ``known`` are slices of this very volume, for a network with a plan for them.
+        ``known`` are slices of this very volume, for a network with a plan for them; ``mixture`` is for one with
+        a classifier of single voxels.
         """
         self.network, self.plan, self.device, self.precision = network, plan, device, precision
         self.settings, self._warn = settings, warn
-        self._known = known
+        self._known, self._mixture = known, mixture
         self.shape: Triple = image.shape[1:]
         self._statistics = [n.statistics(c) for n, c in zip(channels, image, strict=True)]
         self._image, self._scale = resample_to(image, spacing, plan.spacing)
@@ -119,8 +120,7 @@ class Predictor:
         ``frame`` is what the tile grid is laid over, by default the whole volume; a frame of one plane
         needs fewer tiles. ``progress`` is told after each part how much of the block is done.
         """
-        inner = self._to_network_grid(block)
-        outer = self._frame if frame is None else self._to_network_grid(frame)
+        inner, outer = self._grids(block, frame)
         first = 1.0 if self._features is None else _NETWORK_SHARE
 
         def compute() -> torch.Tensor:
@@ -128,6 +128,25 @@ class Predictor:
             return self._on_own_grid(logits, inner, block, lambda fraction: progress(first + (1 - first) * fraction))
 
         return self._guarded(compute)
+
+    def separate_logits(self, block: Box, frame: Box | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """As ``logits``, but those of the network and those of its classifier of single voxels by themselves.
+
+        Where it has no classifier those are 0.
+        """
+        inner, outer = self._grids(block, frame)
+
+        def compute() -> tuple[torch.Tensor, torch.Tensor]:
+            logits = self._accumulate(inner, outer, lambda fraction: None)
+            network = interpolate_back(logits, inner.start, block.start, block.size, self._scale)
+            voxels = torch.zeros_like(network)
+            return network, voxels if self._features is None else self._add_voxel_logits(voxels, block, 1.0)
+
+        return self._guarded(compute)
+
+    def _grids(self, block: Box, frame: Box | None) -> tuple[Box, Box]:
+        """The voxels of the network's grid around ``block``, and those that tiles are laid over."""
+        return self._to_network_grid(block), self._frame if frame is None else self._to_network_grid(frame)
 
     def count_tiles(self) -> int:
         """Tiles that segmenting the whole volume takes, mirrored ones included."""
@@ -265,12 +284,18 @@ class Predictor:
         own = interpolate_back(logits, inner.start, block.start, block.size, self._scale)
         if self._features is None:
             return own
+        return self._add_voxel_logits(own.mul_(self._mixture.network), block, self._mixture.voxels, progress)
+
+    @torch.inference_mode()
+    def _add_voxel_logits(
+        self, logits: torch.Tensor, block: Box, factor: float, progress: Callable[[float], None] = lambda fraction: None
+    ) -> torch.Tensor:
         done = 0
         for part, found in self._features.apply(self.network.voxel_logits, block):
-            own[(slice(None), *within(part, block))].add_(found, alpha=_VOXEL_WEIGHT)
+            logits[(slice(None), *within(part, block))].add_(found, alpha=factor)
             done += math.prod(part.size)
             progress(done / math.prod(block.size))
-        return own
+        return logits
 
     def _use_smaller_tiles(self) -> None:
         try:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from SparseUNet3DLib.errors import InputError, UsageError
+from SparseUNet3DLib.mixture import USUAL, Mixture
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.networks.ensemble import split_weights
 from SparseUNet3DLib.normalisation import ChannelNormalisation
@@ -36,6 +37,7 @@ class Model:
         segments: what it segments; class n is ``segments[n - 1]``, class 0 background.
         weights: the network's parameters and buffers by name; of several networks, see `networks.ensemble`.
         record: the training record: volumes by name, share annotated, iterations, scores, versions, date.
+        mixture: what the network, and its classifier of single voxels if it has one, count.
     """
 
     plan: Plan
@@ -44,6 +46,7 @@ class Model:
     segments: tuple[Segment, ...]
     weights: dict[str, torch.Tensor]
     record: dict = field(default_factory=dict)
+    mixture: Mixture = USUAL
 
     def network(self, device: torch.device) -> nn.Module:
         """The network with these weights on ``device``, ready for inference."""
@@ -73,6 +76,7 @@ class Model:
             "channels": [c.to_dict() for c in self.channels],
             "segments": [asdict(s) for s in self.segments],
             "record": self.record,
+            "mixture": asdict(self.mixture),
         }
 
     def card(self) -> str:
@@ -86,6 +90,8 @@ class Model:
             lines.append(f"  {channel.name}, normalised {how}")
         lines.append("Plan:")
         lines += [f"  {line}" for line in self.plan.describe()]
+        if self.plan.voxel_spacing:
+            lines.append(f"  logits: {self.mixture.network:.2f} network's + {self.mixture.voxels:.2f} single voxels'")
         parameters = sum(w.numel() for w in self.weights.values())
         lines.append(f"  {parameters:,} parameters")
         lines.append("Training:")
@@ -123,6 +129,8 @@ def load_model(path: str | os.PathLike) -> Model:
             segments=tuple(_segment(s) for s in header["segments"]),
             weights=weights,
             record=header["record"],
+            # The first versions had none.
+            mixture=Mixture.from_dict(header["mixture"]) if "mixture" in header else USUAL,
         )
         _check(model)
         model.card()  # a training record that cannot be shown is damaged, too
@@ -194,6 +202,8 @@ def _check(model: Model) -> None:
         raise InputError("its segments or channels do not fit its plan.")
     if model.plan.direction != () and not is_direction(model.plan.direction):
         raise InputError("the axes that it was trained on run in impossible directions.")
+    if not all(_is_finite(factor) and factor >= 0 for factor in asdict(model.mixture).values()):
+        raise InputError("its network and its classifier of single voxels count impossibly much.")
     _check_numbers(model.plan)
     check_plan(model.plan)
     for channel in model.channels:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ def record_features(
     The function returned gives the same features and gradients, in ``precision``; the next call overwrites them.
     Where that cannot be had (torch.compile needs Triton and a C compiler) it is recorded uncompiled, or not at all.
     What is recorded refers to itself: its memory is free again once it has been collected (`gc.collect`).
+    Have room for it: what a recording in which memory ran out has taken is not given back.
 
     Args:
         compiled: let torch.compile join what lies between the convolutions first; takes half a minute.
@@ -45,7 +47,8 @@ def _record(
 ) -> Features:
     network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    images = torch.randn(shape, device=device).to(memory_format=memory_format(device))
+    # Not drawn on the GPU: after a recording that failed torch refuses to draw there.
+    images = torch.randn(shape).to(device, memory_format=memory_format(device))
     # Torch tells that the recording was made in a stream of its own.
     warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
     try:
@@ -55,12 +58,24 @@ def _record(
             torch.cuda.stream(torch.cuda.current_stream(device)),
             # What autocast has cast would not be cast again in a replay, when the weights have changed.
             torch.autocast(device.type, torch.bfloat16, precision == torch.bfloat16, cache_enabled=False),
+            _fastest_algorithms(),
         ):
             # The last layers, which are not recorded, have no gradient here.
             return torch.cuda.make_graphed_callables(_Shell(network, features), (images,), allow_unused_input=True)
     finally:
         network.zero_grad(set_to_none=True)
         network.load_state_dict(before)  # warming up changes the statistics of batch normalisation
+
+
+@contextmanager
+def _fastest_algorithms() -> Iterator[None]:
+    """Lets cuDNN try several algorithms for each convolution, once."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 class _Shell(nn.Module):

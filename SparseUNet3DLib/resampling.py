@@ -62,7 +62,7 @@ def surrounding(block: Box, shape: Sequence[int], scale: Sequence[float]) -> Box
 def interpolate_at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """``values`` (c, z, y, x) at ``positions`` (n, 3: z, y, x) in voxels, linearly: (c, n)."""
     last = positions.new_tensor(values.shape[1:]).sub_(1).clamp_min_(1)
-    grid = (positions / last * 2 - 1).flip(1).to(values)
+    grid = (positions / last * 2 - 1).flip(1).to(values.dtype).to(values.device)
     return F.grid_sample(values[None], grid[None, None, None], "bilinear", "border", align_corners=True)[0, :, 0, 0]
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from SparseUNet3DLib.cases import Case
-from SparseUNet3DLib.device import autocast, memory_format, send
+from SparseUNet3DLib.device import Fetched, autocast, available_memory, memory_format, send
 from SparseUNet3DLib.loss import class_weights, sparse_loss
+from SparseUNet3DLib.moving_average import MovingAverage
 from SparseUNet3DLib.muon import Muon
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation
@@ -28,6 +29,8 @@ _WARM_UP = 0.1
 #: From when on a run is long enough for torch.compile, which takes half a minute, to pay: ten minutes, of which
 #: segmenting may take some.
 _LONG_SECONDS, _LONG_ITERATIONS = 500.0, 10_000
+#: What of the memory announced for a step, which is meant for float32, a recorded one takes in bfloat16 at most.
+_BFLOAT16_SHARE = 0.6
 #: Iterations between the learning-rate steps of Caffe networks derived from the paper's.
 _STEP_ITERATIONS = 20_000
 #: Between the seeds of a run's networks, so that they are not those of the runs with the next seeds.
@@ -105,37 +108,42 @@ class Trainer:
             torch.manual_seed(seed)
             network = build_network(plan)
         self.network: nn.Module = network.to(device, memory_format=memory_format(device))
-        self.average = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
+        self._average = MovingAverage(self.network, recipe.ema_decay)
+        self._learnt = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizers = _make_optimizers(self.network, recipe)
         self.generator = torch.Generator().manual_seed(seed)
         self._recorded: Features | None = None if device.type == "cuda" else self.network.features
-        #: The next batch is drawn while a GPU computes the step.
+        #: The next batch is drawn while a GPU computes the step, and before what that step still has to do.
         self.draws_ahead = device.type == "cuda"
-        self._drawing = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._drawing = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._ahead: _DrawnAhead | None = None
 
     def step(self, fraction: float) -> float:
         """One optimiser step at ``fraction`` (0..1) of the network's training; the loss.
 
-        NaN or infinity says that the loss or its gradient is not finite; then no weight was changed, but
-        the random numbers, and statistics of batch normalisation, were.
+        NaN or infinity says that the loss or its gradient is not finite; then the weights are of no use any more,
+        and a former state must be restored.
         """
         batch = self._next_batch()  # kept to the end: on a GPU the next one is drawn beside what still reads it
         loss = self._loss(batch, fraction)
-        self.network.zero_grad(set_to_none=True)
+        for parameter in self._learnt:
+            parameter.grad = None
         loss.backward()
-        length = nn.utils.clip_grad_norm_(self.network.parameters(), _LONGEST_GRADIENT)
-        if self.draws_ahead:  # before the next line waits for the GPU
-            self._draw_ahead()
-        value, length = torch.stack([loss.detach(), length]).tolist()
-        if not math.isfinite(value) or not math.isfinite(length):  # a finite loss may have a gradient that is not
-            return length if math.isfinite(value) else value
+        length = nn.utils.clip_grad_norm_(self._learnt, _LONGEST_GRADIENT)
+        found = Fetched(torch.stack([loss.detach(), length]))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate(fraction)
             optimizer.step()
+        if self.recipe.ema_decay:
+            self._average.update(self.counters.steps + 1)
+        if self.draws_ahead:
+            self._draw_ahead()
+        # Only here, when a GPU has been told of all that is to be done: while it does that, the next step begins.
+        value, length = found.values()
+        if not math.isfinite(value) or not math.isfinite(length):  # a finite loss may have a gradient that is not
+            return length if math.isfinite(value) else value
         self.counters.iteration += 1
-        self._update_average()
         return value
 
     def _next_batch(self) -> Batch:
@@ -157,15 +165,18 @@ class Trainer:
     def _loss(self, batch: Batch, fraction: float) -> torch.Tensor:
         """Of the logits; where slices are known, its mean with the corrected logits' loss on the hidden ones."""
         images = batch.images.to(memory_format=memory_format(self.device))
-        self.network.train()
+        if not self.network.training:
+            self.network.train()
+        with autocast(self.device, self.precision):
+            features = self._features(images)
         weights = self.class_weights(fraction)
         if batch.known is None:
             with autocast(self.device, self.precision):
-                logits = self.network.decide(self._features(images))
+                logits = self.network.decide(features)
             return sparse_loss(logits, batch.target, weights, self.recipe.dice, batch.annotated)
         voxels = batch.annotated
         with autocast(self.device, self.precision):
-            alone, corrected = self.network.decide(self._features(images), batch.known, voxels)
+            alone, corrected = self.network.decide(features, batch.known, voxels)
         target = batch.target.flatten()[voxels].reshape(batch.hidden_target.shape)
         return 0.5 * (
             sparse_loss(alone, target, weights, self.recipe.dice)
@@ -174,10 +185,15 @@ class Trainer:
 
     def _features(self, images: torch.Tensor) -> torch.Tensor:
         if self._recorded is None:
-            long = (self.recipe.seconds or 0) >= _LONG_SECONDS or (self.recipe.iterations or 0) >= _LONG_ITERATIONS
-            shape = tuple(images.shape)
-            self._recorded = record_features(self.network, shape, self.device, self.precision, compiled=long)
+            self._recorded = self._record(tuple(images.shape))
         return self._recorded(images)
+
+    def _record(self, shape: tuple[int, ...]) -> Features:
+        share = _BFLOAT16_SHARE if self.precision == torch.bfloat16 else 1.0
+        if available_memory(self.device) < share * self.plan.training_bytes():
+            return self.network.features
+        long = (self.recipe.seconds or 0) >= _LONG_SECONDS or (self.recipe.iterations or 0) >= _LONG_ITERATIONS
+        return record_features(self.network, shape, self.device, self.precision, compiled=long)
 
     def augmentation_strength(self, steps: int) -> float:
         """Strength of the augmentation (0..1) after so many ``steps`` of the present network."""
@@ -200,27 +216,27 @@ class Trainer:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights to use: their moving average, where the recipe keeps one."""
-        chosen = self.average if self.recipe.ema_decay else self.network.state_dict()
+        chosen = self._average.tensors if self.recipe.ema_decay else self.network.state_dict()
         return {n: t.detach().cpu().clone() for n, t in chosen.items()}
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Start from ``weights`` instead of random ones."""
         self.network.load_state_dict(weights)
-        self.average = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
+        self._average.load(self.network.state_dict())
 
     def fit_voxel_network(self, cases: Sequence[Case], normalisation: Sequence[ChannelNormalisation]) -> None:
         """Fit the classifier of single voxels to ``cases``; its weights stay so beside those that are trained."""
         fitted = fit_voxel_network(cases, normalisation, self.plan, self.device, self.seed).state_dict()
         for name, tensor in fitted.items():
             self.network.state_dict()[f"voxel_network.{name}"].copy_(tensor)
-            self.average[f"voxel_network.{name}"].copy_(tensor)
+            self._average.tensors[f"voxel_network.{name}"].copy_(tensor)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Copies, in main memory, of all tensors that the next step depends on."""
         tensors = {f"network.{n}": t for n, t in self.network.state_dict().items()}
-        tensors |= {f"average.{n}": t for n, t in self.average.items()}
+        tensors |= {f"average.{n}": t for n, t in self._average.tensors.items()}
         for number, optimizer in enumerate(self.optimizers):
             for index, values in optimizer.state_dict()["state"].items():
                 for name, value in values.items():
@@ -236,26 +252,11 @@ class Trainer:
             KeyError, ValueError, RuntimeError: the state is of another network.
         """
         self.network.load_state_dict(_below(state, "network."))
-        average = _below(state, "average.")
-        for name, tensor in self.average.items():
-            tensor.copy_(average[name])
+        self._average.load(_below(state, "average."))
         for number, optimizer in enumerate(self.optimizers):
             _restore_moments(optimizer, _below(state, f"optimizer{number}."))
         self.generator.set_state(state["generator"].cpu())
         self._ahead = None
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        if not self.recipe.ema_decay:
-            return
-        step = self.counters.steps
-        # Early on the average follows quickly, so that random first weights do not linger in it.
-        decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
-        state = self.network.state_dict()
-        smooth = [name for name, value in state.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.average[n] for n in smooth], [state[n] for n in smooth], 1 - decay)
-        for name in state.keys() - set(smooth):
-            self.average[name].copy_(state[name])
 
 
 def _make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:

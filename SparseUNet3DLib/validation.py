@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
+from SparseUNet3DLib.mixture import HeldOutLogits
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.preparation import shape_at
@@ -66,20 +67,43 @@ class HeldOutValidation:
 
     def segment(self, network: nn.Module, plan: Plan, precision: torch.dtype) -> list[np.ndarray]:
         """Labels (z, y, x) uint16 of each case, on its held-out planes only; 0 elsewhere."""
+        found = []
+        for case, predictor in self._with_predictors(network, plan, precision):
+            labels = np.zeros(case.annotation.labels.shape, np.uint16)
+            for box in _plane_boxes(case):
+                labels[box.slices] = predictor.logits(box, frame=box).argmax(0).numpy()
+            found.append(labels)
+        return found
+
+    def separate_logits(
+        self, network: nn.Module, plan: Plan, precision: torch.dtype
+    ) -> Iterator[tuple[Case, Box, HeldOutLogits]]:
+        """What the network, and its classifier of single voxels, make of each held-out plane.
+
+        Yields:
+            A case, the box (z, y, x) of one of its planes, and the logits of the plane's annotated voxels.
+        """
+        for case, predictor in self._with_predictors(network, plan, precision):
+            for box in _plane_boxes(case):
+                annotated = case.annotation.annotated[box.slices]
+                labels = torch.from_numpy(case.annotation.labels[box.slices][annotated].astype(np.int64))
+                # A copy: of a turned volume this is a view that runs backwards, which torch does not know.
+                seen = torch.from_numpy(annotated.copy())
+                of_network, of_voxels = (logits[:, seen] for logits in predictor.separate_logits(box, frame=box))
+                yield case, box, HeldOutLogits(of_network, of_voxels, labels)
+
+    def _with_predictors(
+        self, network: nn.Module, plan: Plan, precision: torch.dtype
+    ) -> Iterator[tuple[Case, Predictor]]:
         if plan != self._plan or plan.batch_norm == "frozen":
             self._plan = plan
             self._predictors = [
                 self._make_predictor(case, known, network, plan, precision)
                 for case, known in zip(self._cases, self._known, strict=True)
             ]
-        found = []
         for case, predictor in zip(self._cases, self._predictors, strict=True):
             predictor.network = network
-            labels = np.zeros(case.annotation.labels.shape, np.uint16)
-            for box in _plane_boxes(case):
-                labels[box.slices] = predictor.logits(box, frame=box).argmax(0).numpy()
-            found.append(labels)
-        return found
+            yield case, predictor
 
     def forget(self) -> None:
         """Give back the memory of volumes that were resampled for the network: it is not asked for again soon."""

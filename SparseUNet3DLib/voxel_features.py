@@ -97,8 +97,8 @@ class VoxelFeatures:
             here = (of_voxel == number).nonzero()[:, 0]
             start = [math.floor(w) for w in positions[here].amin(0).tolist()]
             end = [min(math.ceil(w), n - 1) for w, n in zip(positions[here].amax(0).tolist(), self._shape, strict=True)]
-            features = self._of(Box(tuple(start), tuple(e - s + 1 for s, e in zip(start, end, strict=True)))).cpu()
-            result[here] = interpolate_at(features, positions[here] - torch.tensor(start)).T
+            features = self._of(Box(tuple(start), tuple(e - s + 1 for s, e in zip(start, end, strict=True))))
+            result[here] = interpolate_at(features, positions[here] - torch.tensor(start)).T.cpu()
         return result
 
     def _parts(self, block: Box) -> Iterator[Box]:

@@ -25,10 +25,11 @@ from SparseUNet3DLib.device import (
     memory_format,
 )
 from SparseUNet3DLib.errors import InputError, Interrupted
-from SparseUNet3DLib.evaluation import confusion
 from SparseUNet3DLib.events import CollectingReporter, Reporter
+from SparseUNet3DLib.held_out_answers import held_out_answers, make_validation, map_of_errors
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
+from SparseUNet3DLib.mixture import fit_mixture
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.orientation import Turn
@@ -41,7 +42,6 @@ from SparseUNet3DLib.tiles import larger_tiles
 from SparseUNet3DLib.training import run_training
 from SparseUNet3DLib.training_record import make_record
 from SparseUNet3DLib.training_task import TrainingFold, TrainingTask
-from SparseUNet3DLib.validation import HeldOutValidation
 from SparseUNet3DLib.volumes import Volume
 
 #: Part of the free memory that the accumulated logits may take while segmenting.
@@ -130,7 +130,7 @@ def segment(
     predictor = Predictor(
         network, plan, model.channels, turned.array, turned.geometry.array_spacing, where, precision, settings,
         lambda message: reporter.emit("warning", message=message),
-        _known_slices(known or keep, model, turn, where),
+        _known_slices(known or keep, model, turn, where), model.mixture,
     )
     labels, confidence = (turn.back(found) for found in predictor.segment(_segmenting(reporter, stop)))
     prediction = Prediction(Segmentation(labels, model.segments, volume.geometry), confidence)
@@ -163,49 +163,28 @@ def densify(
         reserved = _seconds_to_segment(prepared, volume, recipe, settings) + time.perf_counter() - started
         recipe = replace(recipe, seconds=max(0.25 * recipe.seconds, recipe.seconds - reserved))
     model = _train(prepared, recipe, options, reporter, stop)
+    answers = held_out_answers(prepared, model)
+    if model.plan.voxel_spacing:
+        model = replace(model, mixture=fit_mixture([answer.logits for answer in answers]))
     try:
         prediction = segment(model, volume, options.device, settings, reporter=reporter, stop=stop, known=annotation)
     except Interrupted as error:
         if options.folder is None:
             raise
         raise Interrupted(f"{error} The trained network is in '{options.folder}'; go on with --resume.") from None
-    prediction = replace(prediction, confusion=_confusion(prepared, model, prediction))
+    turn = prepared.turn(prepared.folds[0].training[0])
+    errors = map_of_errors(answers, model.mixture, turn.volume(volume).array.shape[1:])
+    prediction = replace(prediction, confusion=turn.back(errors))
     if keep_annotation:
         _keep_annotation(prediction, model, annotation)
     return prediction, model
-
-
-def _confusion(prepared: Preparation, model: Model, prediction: Prediction) -> np.ndarray:
-    """Where each network is right and wrong on the slices that it did not learn from."""
-    total = np.zeros(prediction.segmentation.labels.shape, np.uint8)
-    for fold, member in zip(prepared.folds, model.members(), strict=False):  # a run may be stopped before the last
-        if not fold.validation:
-            continue
-        labels = prediction.segmentation.labels
-        if model.plan.known_slices or model.plan.members > 1:  # else made with what was held out
-            network = member.network(prepared.device).to(memory_format=memory_format(prepared.device))
-            precision = choose_precision(prepared.device, model.recipe.precision)
-            labels = _validation(prepared, fold).segment(network, member.plan, precision)[0]
-            labels = prepared.turn(fold.validation[0]).back(labels)
-        truth = fold.validation[0].annotation
-        found = confusion(labels, truth.labels, truth.annotated)
-        total[truth.annotated] = found[truth.annotated]
-    return total
-
-
-def _validation(prepared: Preparation, fold: Fold) -> HeldOutValidation:
-    """Scores on the held-out planes, of which the network knows nothing but the other planes."""
-    kept = {id(c.volume): prepared.turn(c).annotation(c.annotation) for c in fold.training}
-    known = [KnownSlices.for_plan(kept[id(c.volume)], prepared.plan, prepared.device) for c in fold.validation]
-    cases = [prepared.turn(c).case(c) for c in fold.validation]
-    return HeldOutValidation(cases, known, prepared.normalisation, prepared.device)
 
 
 def _training_fold(prepared: Preparation, fold: Fold) -> TrainingFold:
     training = [prepared.turn(c).case(c) for c in fold.training]
     if not fold.validation:
         return TrainingFold(training)
-    validation = _validation(prepared, fold)
+    validation = make_validation(prepared, fold)
     return TrainingFold(training, validation, validation.count_tiles(prepared.plan), validation.forget)
 
 
@@ -274,7 +253,7 @@ def _seconds_to_segment(
     held_out = sum(len(c.annotation.planes) for c in fold.validation)
     # A slice through the tiles shows about so many of them.
     tiles_of_a_slice = predictor.count_tiles() ** (2 / 3)
-    # The held-out slices are segmented for their IoU at the end, and for the map of what is right and wrong on them.
+    # The held-out slices are segmented for their IoU at the end, and then for the mixture and the map of what is wrong.
     to_score = 2 * held_out * tiles_of_a_slice * predictor.seconds_per_tile()
     return (1 + prepared.plan.members if held_out else 1) * to_prepare + predictor.seconds_to_segment() + to_score
 

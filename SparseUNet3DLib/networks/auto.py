@@ -11,6 +11,7 @@ from torch import nn
 
 from SparseUNet3DLib.networks.batch_norm import BatchNorm
 from SparseUNet3DLib.networks.convolution import Conv3d
+from SparseUNet3DLib.networks.pooling import enlarge, max_pool
 from SparseUNet3DLib.networks.voxel_network import VoxelNetwork
 from SparseUNet3DLib.plan import CORRECTION_WIDTH
 
@@ -120,24 +121,12 @@ class AutoUNet(nn.Module):
         for index, level in enumerate(self.down):
             if index:
                 skips.append(x)
-                x = _max_pool(x, self.strides[index - 1])
+                x = max_pool(x, self.strides[index - 1])
             x = level(x)
         for index in reversed(range(len(self.up))):
-            x = _enlarge(self.narrow[index](x), skips[index].shape[2:])
+            x = enlarge(self.narrow[index](x), self.strides[index])
             x = self.up[index](torch.cat([skips[index], x], dim=1))
         return x
-
-
-def _max_pool(x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
-    """Maximum pooling in the precision that ``x`` has; on a CPU autocast would take it to float32."""
-    with torch.autocast("cpu", enabled=False):
-        return F.max_pool3d(x, stride)
-
-
-def _enlarge(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Nearest neighbours in the precision that ``x`` has; on a GPU autocast would take it to float32."""
-    with torch.autocast("cuda", enabled=False):
-        return F.interpolate(x, size=size, mode="nearest")
 
 
 def _correction(channels: int, classes: int) -> nn.Sequential:

@@ -11,6 +11,7 @@ from torch import nn
 
 from SparseUNet3DLib.networks.batch_norm import BatchNorm
 from SparseUNet3DLib.networks.convolution import Conv3d, UnbiasedConv3d
+from SparseUNet3DLib.networks.pooling import max_pool
 
 
 class PaperUNet(nn.Module):
@@ -51,7 +52,7 @@ class PaperUNet(nn.Module):
         for width in widths:
             self.down.append(level(channels, width, 2 * width))
             channels = 2 * width
-        self.pool = nn.MaxPool3d(step)
+        self._step = step
         self.up = nn.ModuleList()
         self.merge = nn.ModuleList()
         for width in reversed(widths[:-1]):
@@ -77,7 +78,7 @@ class PaperUNet(nn.Module):
         """What the last layer decides by: (b, width, z', y', x')."""
         skips = []
         for index, level in enumerate(self.down):
-            x = level(self.pool(x) if index else x)
+            x = level(max_pool(x, self._step) if index else x)
             skips.append(x)
         skips.pop()
         for up, merge in zip(self.up, self.merge, strict=True):

@@ -87,7 +87,10 @@ def test_what_is_drawn_ahead_is_drawn_again_by_a_resumed_run(tmp_path, plan: Pla
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("plan", [tiny_plan(), paper_plan(batch_norm="running")], ids=["auto", "paper"])
-def test_recorded_features_and_gradients_are_those_of_the_network(plan: Plan, compiled: bool):
+def test_recorded_features_and_gradients_are_those_of_the_network(
+    plan: Plan, compiled: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # other algorithms round otherwise
     trainer = make_trainer(tiny_task(plan=plan, device=GPU))
     network, shape = trainer.network.train(), (plan.batch_size, 1, *plan.patch_size)
     before = {n: t.clone() for n, t in network.state_dict().items()}
@@ -124,27 +127,16 @@ def test_single_voxels_are_classified_as_by_the_cpu():
     assert (found[0].argmax(0) == found[1].argmax(0)).float().mean() > 0.999
 
 
-def test_what_cannot_be_recorded_is_computed_as_it_is():
-    trainer = make_trainer(tiny_task(device=GPU))
-    features = trainer.network.features
-
-    def waits_for_the_gpu(images: torch.Tensor) -> torch.Tensor:
-        return features(images) * (1.0 if images.sum().item() < 1e9 else 0.0)
-
-    trainer.network.features = waits_for_the_gpu
-    losses = [trainer.step(0.5) for _ in range(3)]
-    expected = make_trainer(tiny_task(device=GPU))
-    assert losses == pytest.approx([expected.step(0.5) for _ in range(3)], rel=0.02)
-
-
 def test_a_finished_training_leaves_the_memory_free():
     volume = tiny_volume((96, 96, 96))
     case = Case(volume, tiny_annotation(volume, (20, 40, 60, 80)))
     plan = tiny_plan(widths=(16, 32), patch_size=(96, 96, 96))
     torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_reserved()
     run_training(tiny_task(cases=[case], plan=plan, device=GPU, recipe=tiny_recipe(iterations=2)))
-    assert torch.cuda.memory_reserved() <= before + 2**26
+    # Matrix products keep 32 MiB for each stream that they were asked for in.
+    assert torch.cuda.memory_reserved() <= before + 2**28 < torch.cuda.max_memory_reserved()
 
 
 @pytest.mark.parametrize("name", ["auto", "paper"])
@@ -163,17 +155,14 @@ def test_a_step_stays_within_the_memory_that_was_announced(name: str):
 def test_when_memory_runs_out_patches_become_smaller():
     volume = tiny_volume((96, 128, 128))
     reporter = CollectingReporter()
-    total = torch.cuda.get_device_properties(GPU).total_memory
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**30) / total)
-    try:
-        case = Case(volume, tiny_annotation(volume, (20, 40, 60, 80)))
-        plan = tiny_plan(widths=(32, 64), patch_size=(96, 128, 128), batch_size=2)
-        result = run_training(
-            tiny_task(cases=[case], plan=plan, device=GPU, recipe=tiny_recipe(iterations=3), reporter=reporter)
-        )
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
+    taken = torch.empty(torch.cuda.mem_get_info()[0] - 2**30, dtype=torch.uint8, device=GPU)
+    case = Case(volume, tiny_annotation(volume, (20, 40, 60, 80)))
+    plan = tiny_plan(widths=(32, 64), patch_size=(96, 128, 128), batch_size=2)
+    result = run_training(
+        tiny_task(cases=[case], plan=plan, device=GPU, recipe=tiny_recipe(iterations=3), reporter=reporter)
+    )
+    del taken
     assert np.prod(result.plan.patch_size) * result.plan.batch_size < np.prod(plan.patch_size) * 2
     assert any("Out of memory" in e["message"] for e in reporter.of("warning"))
 
@@ -187,3 +176,17 @@ def test_a_volume_is_learnt_and_both_devices_segment_it_alike():
     assert min(iou(prediction.segmentation.labels, tiny_labels())) > 0.8
     again = segment(model, volume, "cpu", known=annotation)
     assert (again.segmentation.labels == prediction.segmentation.labels).mean() > 0.99
+
+
+def test_what_cannot_be_recorded_is_computed_as_it_is():
+    """The last test: torch keeps the memory of a recording that failed."""
+    trainer = make_trainer(tiny_task(device=GPU))
+    features = trainer.network.features
+
+    def waits_for_the_gpu(images: torch.Tensor) -> torch.Tensor:
+        return features(images) * (1.0 if images.sum().item() < 1e9 else 0.0)
+
+    trainer.network.features = waits_for_the_gpu
+    losses = [trainer.step(0.5) for _ in range(3)]
+    expected = make_trainer(tiny_task(device=GPU))
+    assert losses == pytest.approx([expected.step(0.5) for _ in range(3)], rel=0.02)

@@ -12,6 +12,7 @@ from tiny_training import CPU, SEGMENTS, paper_plan, tiny_plan, tiny_recipe
 
 from SparseUNet3DLib.checkpoint import Checkpoint
 from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.mixture import USUAL, Mixture
 from SparseUNet3DLib.model_file import Model, adapt_weights, load_model
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation, ChannelStatistics
@@ -45,6 +46,7 @@ def make_model(plan=None, segments=SEGMENTS) -> Model:
         segments=segments,
         weights=build_network(plan).state_dict(),
         record=copy.deepcopy(RECORD),
+        mixture=Mixture(0.5, 0.25),
     )
 
 
@@ -70,6 +72,7 @@ def test_a_model_comes_back_as_it_was(tmp_path, plan):
     assert loaded.segments == segments
     assert loaded.segments[0].tags == segments[0].tags
     assert loaded.record == RECORD
+    assert loaded.mixture == model.mixture
     assert loaded.header() == model.header()
     assert loaded.weights.keys() == model.weights.keys()
     assert all(torch.equal(loaded.weights[n], w) for n, w in model.weights.items())
@@ -149,6 +152,13 @@ CHANGES = {
     ),
     "unknown recipe network": lambda h, w: h["recipe"].update(network="other"),
     "no end of training": lambda h, w: h["recipe"].update(seconds=None, iterations=None),
+    **{
+        f"mixture {value!r}": put("mixture", value)
+        for value in (
+            None, [1, 1], {"network": 1.0}, {"network": 1.0, "voxels": -1.0}, {"network": HUGE * 1.0, "voxels": "1"},
+            {"network": float("nan"), "voxels": 1.0}, {"network": 1.0, "voxels": float("inf")},
+        )
+    },
     "one segment too many": lambda h, w: h["segments"].append(h["segments"][0]),
     "one segment too few": lambda h, w: h["segments"].pop(),
     "colour of four numbers": lambda h, w: h["segments"][0].update(color=[1, 1, 1, 1]),
@@ -186,11 +196,18 @@ def test_a_newer_format_asks_for_an_update(tmp_path):
         load_model(path)
 
 
+def test_in_a_file_of_the_first_versions_both_logits_count_as_usual(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_changed(path, make_model(), remove("mixture"))
+    assert load_model(path).mixture == USUAL
+
+
 def test_fields_that_a_later_version_added_are_ignored(tmp_path):
     path = tmp_path / "m.safetensors"
 
     def add(header, weights):
-        header["new"] = header["plan"]["new"] = header["recipe"]["new"] = header["recipe"]["augmentation"]["new"] = 1
+        for part in (header, *(header[key] for key in ("plan", "recipe", "mixture")), header["recipe"]["augmentation"]):
+            part["new"] = 1
 
     save_changed(path, make_model(), add)
     assert load_model(path).header() == make_model().header()
