@@ -10,8 +10,12 @@ import torch
 import torch.nn.functional as F
 from tiny_training import NARROW, tiny_annotation, tiny_recipe, tiny_volume
 
+from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.evaluation import FALSE_POSITIVE, TRUE_POSITIVE
+from SparseUNet3DLib.held_out_answers import Answer, map_of_errors
 from SparseUNet3DLib.mixture import USUAL, HeldOutLogits, Mixture, fit_mixture
 from SparseUNet3DLib.model_file import load_model
+from SparseUNet3DLib.tiles import Box
 from SparseUNet3DLib.workflow import RunOptions, densify, segment
 
 
@@ -104,3 +108,17 @@ def test_the_mixture_of_a_model_is_that_by_which_it_segments():
 def test_where_nothing_is_held_out_or_no_classifier_asked_all_is_as_usual():
     assert learn((5, 10, 15))[2].mixture == USUAL
     assert learn((2, 5, 8, 11, 14, 17, 20), voxel_classifier=False)[2].mixture == USUAL
+
+
+def test_the_map_of_errors_shows_what_the_mixture_says():
+    """Of a slice that is all of the first segment the network says so, and the classifier the second one."""
+    volume = tiny_volume()
+    case = Case(volume, tiny_annotation(volume, (5,)))
+    shape = volume.array.shape[1:]
+    box = Box((5, 0, 0), (1, *shape[1:]))
+    says = [F.one_hot(torch.full((shape[1] * shape[2],), n), 3).T.float() for n in (1, 2)]
+    answer = Answer(case, box, HeldOutLogits(*says, torch.ones(shape[1] * shape[2], dtype=torch.int64)))
+    for mixture, expected in ((Mixture(1.0, 0.5), TRUE_POSITIVE), (Mixture(1.0, 2.0), FALSE_POSITIVE)):
+        found = map_of_errors([answer], mixture, shape)
+        assert (found[5] == expected).all()
+        assert not np.delete(found, 5, axis=0).any()
