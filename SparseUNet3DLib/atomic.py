@@ -15,13 +15,15 @@ from SparseUNet3DLib.errors import OutputError
 def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside ``target``; rename it to ``target`` when the block ends well.
 
-    The temporary name ends in the target's full suffix, because writers choose the format by it.
+    The temporary name ends in the target's full suffix, because writers choose the format by it. It has plain letters
+    only, see `simpleitk_names`.
 
     Raises:
         OutputError: the folder does not exist, may not be written, or the disk is full.
     """
     target = Path(target)
-    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.partial.{target.name}")
+    plain = "".join(c if c.isascii() else "_" for c in target.name)
+    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.partial.{plain}")
     try:
         if not target.parent.is_dir():
             raise OutputError(f"Cannot write '{target}': the folder '{target.parent}' does not exist; create it first.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -72,10 +72,12 @@ class Fold:
     Attributes:
         training: cases to train on.
         validation: those of the same volumes that have planes held out, with these planes only.
+        learnt: by name of the volume, the planes that the network has learnt from before, held out now or not.
     """
 
     training: list[Case]
     validation: list[Case]
+    learnt: dict[str, tuple[Plane, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def make_folds(
                 planes = () if planes_per_case is not None else known.choose(case)
                 planes = planes or choose_held_out(case.annotation, planes_per_case, before[n], known.learnt(case))
             before[n] += planes
+            fold.learnt[case.volume.name] = known.learnt(case)
             kept, withheld = held_out(case.annotation, planes) if planes else (case.annotation, None)
             fold.training.append(replace(case, annotation=kept))
             if withheld is not None:

@@ -21,6 +21,7 @@ from SparseUNet3DLib.errors import InputError, MemoryLimitError, OutputError, Us
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.nifti_voxels import non_finite_indices
 from SparseUNet3DLib.quiet import native_messages
+from SparseUNet3DLib.simpleitk_names import knows_all_letters, name_for_simpleitk
 
 #: Endings of the files that can be read as volumes, in lower case.
 SUPPORTED_SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd", ".tif", ".tiff")
@@ -45,14 +46,16 @@ def read_header(path: str | os.PathLike) -> sitk.ImageFileReader:
 
     Raises:
         InputError: no such file, a folder, empty, not an image, not three-dimensional, complex
-            pixels, no voxels, or a grid without finite position.
+            pixels, no voxels, a grid without finite position, or on Windows a name that SimpleITK cannot find.
     """
     path = Path(path)
     _check_is_file(path)
+    if not path.name.isascii() and not knows_all_letters():
+        raise InputError(f"'{path}' cannot be found by SimpleITK on Windows; give it a name of plain letters (a to z).")
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        with native_messages() as messages:
+        with native_messages() as messages, name_for_simpleitk(path) as name:
+            reader.SetFileName(name)
             reader.ReadImageInformation()
     except RuntimeError as error:
         raise _read_error(path, error, messages) from None
@@ -78,7 +81,7 @@ def read_image(path: str | os.PathLike) -> sitk.Image:
     reader = read_header(path)
     lost = non_finite_indices(path, reader)
     try:
-        with native_messages() as messages:
+        with native_messages() as messages, name_for_simpleitk(path):
             image = reader.Execute()
     except (RuntimeError, MemoryError) as error:
         raise _read_error(path, error, messages) from None
@@ -135,8 +138,8 @@ def write_image(
         image.SetMetaData(key, value)
     with atomic_path(path) as temporary:
         try:
-            with native_messages():
-                sitk.WriteImage(image, str(temporary), useCompression=compress)
+            with native_messages(), name_for_simpleitk(temporary) as name:
+                sitk.WriteImage(image, name, useCompression=compress)
         except RuntimeError as error:
             raise OutputError(
                 f"Cannot write '{path}': {_reason(error)}; check that the disk has space and the folder may be written."

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 
 from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.plan import Plan
@@ -76,7 +76,10 @@ class KnownSlices:
                 found |= where[plane.axis].round() == plane.index
         return found
 
-    def _one_hot(self, labels: object, classes: int) -> torch.Tensor:
+    def _one_hot(self, labels: np.ndarray, classes: int) -> torch.Tensor:
         """(pixels, foreground classes) uint8: a byte each, as there may be many large slices."""
-        flat = torch.as_tensor(labels.astype("int64")).reshape(-1)
-        return F.one_hot(flat, classes)[:, 1:].to(torch.uint8)
+        flat = labels.reshape(-1)
+        found = np.zeros((len(flat), classes - 1), np.uint8)
+        shown = np.flatnonzero(flat)
+        found[shown, flat[shown].astype(np.int64) - 1] = 1
+        return torch.from_numpy(found)

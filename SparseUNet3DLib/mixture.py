@@ -7,6 +7,7 @@ is too certain of itself. Both are mended by two factors for their logits, fitte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,8 +39,8 @@ class Mixture:
         return cls(values["network"], values["voxels"])
 
     def of(self, network: torch.Tensor, voxels: torch.Tensor) -> torch.Tensor:
-        """The logits that are to decide."""
-        return self.network * network + self.voxels * voxels
+        """The logits that are to decide, in float32."""
+        return self.network * network.float() + self.voxels * voxels.float()
 
 
 USUAL = Mixture()
@@ -47,10 +48,11 @@ USUAL = Mixture()
 
 @dataclass(frozen=True)
 class HeldOutLogits:
-    """What both make of a slice that they have not learnt from.
+    """What both make of a slice that was held out.
 
     Attributes:
-        network: (classes, n) logits of the U-Net for the slice's annotated voxels.
+        network: (classes, n) logits of the U-Net for the slice's annotated voxels; a large slice has millions, so that
+            they may be of half precision.
         voxels: (classes, n), those of the classifier.
         labels: (n,) int64, the truth.
     """
@@ -60,15 +62,17 @@ class HeldOutLogits:
     labels: torch.Tensor
 
 
-def fit_mixture(slices: Sequence[HeldOutLogits]) -> Mixture:
-    """The factors by which the truth of the ``slices`` is most likely, not far from the usual ones."""
-    slices = [s for s in slices if len(s.labels)]
-    if not slices:
+def fit_mixture(answers: Sequence[HeldOutLogits], slices: int) -> Mixture:
+    """The factors by which the truth is most likely, not far from the usual ones.
+
+    Args:
+        answers: of networks that have not learnt from the slice.
+        slices: how many different ones they are about: what several networks make of one is little more to go by.
+    """
+    answers = [a for a in answers if len(a.labels)]
+    if not answers:
         return USUAL
-    network, voxels = (torch.cat([getattr(s, name) for s in slices], dim=1) for name in ("network", "voxels"))
-    labels = torch.cat([s.labels for s in slices])
-    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:_MOST_VOXELS]
-    network, voxels, labels = network[:, chosen], voxels[:, chosen], labels[chosen]
+    network, voxels, labels = _sample(answers)
     # As logarithms of the overall factor and of the classifier's share of it, both 0 where they are as usual.
     changes = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.LBFGS([changes], max_iter=60, line_search_fn="strong_wolfe")
@@ -81,13 +85,26 @@ def fit_mixture(slices: Sequence[HeldOutLogits]) -> Mixture:
         optimizer.zero_grad()
         of_network, of_voxels = mixture()
         logits = of_network * network + of_voxels * voxels
-        value = F.cross_entropy(logits.T, labels) + _PRIOR / len(slices) * changes.square().sum()
+        value = F.cross_entropy(logits.T, labels) + _PRIOR / slices * changes.square().sum()
         value.backward()
         return value
 
     optimizer.step(loss)
     factors = [factor.item() for factor in mixture()]
     return Mixture(*factors) if all(map(_is_usable, factors)) else USUAL
+
+
+def _sample(answers: Sequence[HeldOutLogits]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits of both (classes, n), float32, and labels (n,), of some voxels of each answer."""
+    total = sum(len(a.labels) for a in answers)
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for answer in answers:
+        count = len(answer.labels)
+        chosen = torch.randperm(count, generator=generator)[: math.ceil(count * min(1.0, _MOST_VOXELS / total))]
+        parts.append((answer.network[:, chosen].float(), answer.voxels[:, chosen].float(), answer.labels[chosen]))
+    network, voxels, labels = zip(*parts, strict=True)
+    return torch.cat(network, dim=1), torch.cat(voxels, dim=1), torch.cat(labels)
 
 
 def _is_usable(factor: float) -> bool:

@@ -15,15 +15,15 @@ from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.networks.ensemble import split_weights
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.orientation import is_direction
-from SparseUNet3DLib.plan import Plan, check_plan
+from SparseUNet3DLib.plan import LARGEST, Plan, check_plan
 from SparseUNet3DLib.recipe import NETWORKS, Recipe
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DLib.tensor_file import read_tensor_file, write_tensor_file
 
 KIND = "model"
 FORMAT_VERSION = 1
-#: What no plan exceeds: channels or voxels along an axis; levels, or networks; voxels of a patch.
-_LARGEST, _MOST_LEVELS, _MOST_VOXELS = 4096, 12, 2**31
+#: What no plan exceeds besides: levels, or networks; voxels of a patch.
+_MOST_LEVELS, _MOST_VOXELS = 12, 2**31
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,8 @@ def _check_numbers(plan: Plan) -> None:
     counts = [
         plan.in_channels, plan.classes, plan.batch_size, plan.members, *plan.widths, *(n for t in triples for n in t)
     ]
-    if not all(type(n) is int and 1 <= n <= _LARGEST for n in counts) or any(len(t) != 3 for t in triples):
-        raise InputError(f"its plan has sizes that are not three whole numbers, or not between 1 and {_LARGEST}.")
+    if not all(type(n) is int and 1 <= n <= LARGEST for n in counts) or any(len(t) != 3 for t in triples):
+        raise InputError(f"its plan has sizes that are not three whole numbers, or not between 1 and {LARGEST}.")
     if max(len(plan.widths), plan.members) > _MOST_LEVELS or math.prod(plan.patch_size) > _MOST_VOXELS:
         raise InputError("its plan asks for an absurdly large network.")
     for spacing in (plan.spacing, plan.voxel_spacing or plan.spacing):

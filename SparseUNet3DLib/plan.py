@@ -1,9 +1,4 @@
-"""The network's shape, chosen from the data: levels per axis, widths, patch and batch size.
-
-The rules follow nnU-Net's planner (Isensee et al. 2021) and the per-axis levels of the authors' own
-U-Net plugin (Falk et al. 2019): an axis is pooled, or convolved over, only once the other axes have
-come down to its resolution, so that 10 mm slices are not treated as if voxels were cubes.
-"""
+"""A plan: the network's shape and the patches it is trained on; `planner` chooses one from the data."""
 
 from __future__ import annotations
 
@@ -14,23 +9,18 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
-from SparseUNet3DLib.errors import InputError, MemoryLimitError, UsageError
+from SparseUNet3DLib.errors import MemoryLimitError, UsageError
 from SparseUNet3DLib.geometry import describe_direction
-from SparseUNet3DLib.recipe import Recipe
 
 #: A grid is treated as anisotropic where one axis' spacing exceeds the finest by this factor.
 ANISOTROPIC = 2.0
 #: Voxels that the paper's valid convolutions take off each side of an axis; legal inputs are 92 + 8k.
 PAPER_MARGIN = 44
 PAPER_SMALLEST = 92
-PAPER_PATCH = (116, 132, 132)
-PAPER_WIDTHS = (32, 64, 128, 256)
+#: What no plan exceeds: classes, channels, or voxels along an axis of a patch.
+LARGEST = 4096
 #: Channels between the two layers that correct the logits by what annotated slices tell.
 CORRECTION_WIDTH = 32
-#: A volume of up to this many times the voxels of a usual patch is not cut into patches.
-_WHOLE = 1.25
-#: Patches of thick slices lose slices before they lose their width, but keep this many.
-_FEW_SLICES = 16
 
 Triple = tuple[int, int, int]
 
@@ -170,44 +160,6 @@ class Plan:
         return cls(**{k: _tupled(v) for k, v in values.items() if k in known})
 
 
-def make_plan(
-    recipe: Recipe,
-    shapes: Sequence[Triple],
-    spacing: tuple[float, float, float],
-    in_channels: int,
-    classes: int,
-    on_gpu: bool = False,
-) -> Plan:
-    """Choose the network's shape for volumes of the given shapes (z, y, x) at the spacing that it works at (mm).
-
-    ``on_gpu`` chooses a wider network and larger patches.
-    """
-    if recipe.network == "auto":
-        shape = tuple(int(n) for n in np.median(np.asarray(shapes), axis=0))
-        return _auto_plan(recipe, shape, spacing, in_channels, classes, on_gpu)
-    return _paper_plan(recipe, shapes, spacing, in_channels, classes)
-
-
-def usual_patch_voxels(on_gpu: bool) -> int:
-    """About how many voxels "auto" sees at a time."""
-    return 128**3 if on_gpu else 64**3
-
-
-def parse_spacing(text: str) -> tuple[float, float, float]:
-    """"3x1x1" as a spacing (z, y, x) in mm.
-
-    Raises:
-        UsageError: it is none.
-    """
-    try:
-        z, y, x = (float(part) for part in text.lower().split("x"))
-    except ValueError:
-        z = y = x = math.nan
-    if not all(0 < step < math.inf for step in (z, y, x)):
-        raise UsageError(f"'{text}' is no value for spacing; write three lengths in mm like 3x0.7x0.7 (z x y x x).")
-    return z, y, x
-
-
 def fit_to_memory(plan: Plan, memory: int) -> Plan:
     """The plan, made smaller until a training step takes at most ``memory`` bytes.
 
@@ -217,41 +169,6 @@ def fit_to_memory(plan: Plan, memory: int) -> Plan:
     while plan.training_bytes() > memory:
         plan = plan.smaller()
     return plan
-
-
-def override_plan(plan: Plan, values: dict[str, str]) -> Plan:
-    """Replace parts of a plan by what the user wants: ``patch_size``, ``batch_size``, ``widths`` or ``strides``.
-
-    ``patch_size`` is "48x64x64" (z x y x x), ``widths`` "16,32,64", ``strides`` "1x2x2,2x2x2".
-
-    Raises:
-        UsageError: an unknown name, an unreadable value, or values that do not fit together.
-    """
-    changes: dict = {}
-    for name, text in values.items():
-        try:
-            if name == "patch_size":
-                changes[name] = _parse_triple(text)
-            elif name == "batch_size":
-                changes[name] = int(text)
-            elif name == "widths":
-                changes[name] = tuple(int(w) for w in text.split(","))
-            elif name == "strides":
-                changes[name] = tuple(_parse_triple(t) for t in text.split(","))
-            else:
-                raise UsageError(
-                    f"A plan has no '{name}' to set; choose patch_size, batch_size, widths, strides or spacing."
-                )
-        except ValueError:
-            raise UsageError(f"'{text}' is no value for {name}; write it like 48x64x64, 2, 16,32,64 or 1x2x2,2x2x2.") \
-                from None
-    if plan.network != "auto" and "strides" in changes:
-        raise UsageError(f"The strides of '{plan.network}' are fixed; only those of 'auto' can be set.")
-    if "strides" in changes:
-        changes["kernels"] = tuple((3, 3, 3) for _ in range(len(changes["strides"]) + 1))
-    result = replace(plan, **changes)
-    check_plan(result)
-    return result
 
 
 def check_plan(plan: Plan) -> None:
@@ -273,94 +190,9 @@ def check_plan(plan: Plan) -> None:
             raise UsageError(f"The paper's network needs patches of 92 + 8k voxels (92, 100, 108, ...), not {size}.")
 
 
-def _auto_plan(
-    recipe: Recipe, shape: Triple, spacing: tuple[float, float, float], in_channels: int, classes: int, on_gpu: bool
-) -> Plan:
-    if min(shape) < 1:
-        raise InputError(f"A volume of {format_triple(shape)} voxels is empty.")
-    # On a CPU many small steps teach more per minute than few large ones.
-    batch, base, widest = (2, 32, 320) if on_gpu else (1, 16, 128)
-    voxels = usual_patch_voxels(on_gpu)
-    patch = shape if math.prod(shape) <= _WHOLE * voxels else _patch_shape(shape, spacing, voxels)
-    strides, kernels = _levels(patch, spacing)
-    widths = tuple(min(base * 2**level, widest) for level in range(len(kernels)))
-    total = np.prod(np.array(strides), axis=0) if strides else np.ones(3, int)
-    patch = tuple(int(math.ceil(p / t) * t) for p, t in zip(patch, total, strict=True))
-    return Plan(
-        "auto", in_channels, classes, spacing, strides, kernels, widths, patch, batch, batch_norm=recipe.batch_norm,
-        known_slices=recipe.known_slices,
-    )
-
-
-def _patch_shape(shape: Triple, spacing: tuple[float, float, float], voxels: int) -> Triple:
-    """A box of about ``voxels`` voxels inside ``shape``, as close to a cube in mm as the shape allows.
-
-    Thick slices are an exception: the whole width of a slice tells left from right, the next slices but
-    one tell little.
-    """
-    most, mm = np.array(shape, float), np.array(spacing)
-    coarse = mm > ANISOTROPIC * mm.min()
-    if coarse.any():
-        few = np.minimum(most, _FEW_SLICES)
-        most = np.where(coarse, np.maximum(few, most * min(1.0, voxels / most.prod())), most)
-    # The edge of the cube whose part inside the volume has so many voxels, by bisection.
-    low, high = 0.0, float((most * mm).max())
-    for _ in range(60):
-        edge = (low + high) / 2
-        if np.minimum(most, edge / mm).prod() > voxels:
-            high = edge
-        else:
-            low = edge
-    return tuple(int(max(1, round(p))) for p in np.minimum(most, high / mm))
-
-
-def _levels(patch: Triple, spacing: tuple[float, float, float]) -> tuple[tuple[Triple, ...], tuple[Triple, ...]]:
-    """Strides and kernels: pool an axis while at least 8 voxels remain and it is among the finest of such axes.
-
-    An axis is convolved over from the level on where it is pooled or among the finest.
-    """
-    size, mm = np.array(patch, float), np.array(spacing, float)
-    wide = np.zeros(3, bool)
-    strides: list[Triple] = []
-    kernels: list[Triple] = []
-    while True:
-        # An axis too short to be pooled must not keep the others from it: a thin stack is pooled in-plane.
-        pooled = (mm < ANISOTROPIC * mm[size >= 8].min(initial=np.inf)) & (size >= 8)
-        wide |= pooled | ((mm <= ANISOTROPIC * mm[size > 1].min(initial=np.inf)) & (size > 1))
-        kernels.append(tuple(int(k) for k in np.where(wide, 3, 1)))
-        if not pooled.any() or len(strides) == 5:
-            return tuple(strides), tuple(kernels)
-        stride = np.where(pooled, 2, 1)
-        strides.append(tuple(int(s) for s in stride))
-        size, mm = size / stride, mm * stride
-
-
-def _paper_plan(
-    recipe: Recipe, shapes: Sequence[Triple], spacing: tuple[float, float, float], in_channels: int, classes: int
-) -> Plan:
-    flat = recipe.network == "2d"
-    step = (1, 2, 2) if flat else (2, 2, 2)
-    kernel = (1, 3, 3) if flat else (3, 3, 3)
-    largest = np.max(np.asarray(shapes), axis=0)
-    # A slice-wise network is cheap: its tile covers the slice as far as 388 -> 300 voxels.
-    flat_patch = (1, *(min(388, PAPER_SMALLEST + 8 * math.ceil(max(0, n - 4) / 8)) for n in largest[1:]))
-    patch = tuple(int(n) for n in flat_patch) if flat else PAPER_PATCH
-    return Plan(
-        recipe.network, in_channels, classes, spacing, (step,) * 3, (kernel,) * 4, PAPER_WIDTHS, patch,
-        1, batch_norm=recipe.batch_norm,
-    )
-
-
 def format_triple(values: Sequence) -> str:
     """(16, 64, 64) as "16x64x64"."""
     return "x".join(str(v) for v in values)
-
-
-def _parse_triple(text: str) -> Triple:
-    parts = tuple(int(p) for p in text.lower().split("x"))
-    if len(parts) != 3:
-        raise ValueError(text)
-    return parts
 
 
 def _tupled(value: object) -> object:

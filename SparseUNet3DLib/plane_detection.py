@@ -30,6 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from SparseUNet3DLib.geometry import AXIS_NAMES
+from SparseUNet3DLib.plane_evidence import Runs, Slab, in_patch, is_rounded, loose_counts, rivalled
 
 #: Planes in a slab. A longer stack is not told from a structure which is that thick.
 MAX_WIDTH = 3
@@ -41,13 +42,6 @@ MAX_LEAVING_PATCHES = 0.25
 MAX_RIVALLED = 0.5
 #: Share of the runs through a slab of several planes which must be cut at both ends.
 MIN_CUT = 0.35
-#: Share of such a slab that may have the same outline line after line; beyond it, a stack of orthogonal
-#: planes explains the slab as well.
-MAX_STRAIGHT = 0.75
-#: A single plane could be confused with few orthogonal planes that cut a sheet one voxel thick: straight,
-#: this wide at most and at least twice as long.
-STRIP_WIDTH = 3
-MAX_STRAIGHT_STRIP = 0.8
 #: Share of the painted voxels that lie deep inside the painting but on no plane, from which on it is dense.
 MIN_DENSE = 0.1
 
@@ -127,55 +121,6 @@ def _deep(painted: np.ndarray) -> np.ndarray:
     return deep
 
 
-@dataclass(frozen=True, eq=False)
-class _Runs:
-    """All maximal runs of painted voxels along one axis, ordered by start, end, row, column.
-
-    `row` and `column` are indices along the other two axes, `others`, in array order.
-    """
-
-    others: tuple[int, int]
-    row: np.ndarray
-    column: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
-
-    @classmethod
-    def of(cls, painted: np.ndarray, axis: int) -> _Runs:
-        along = np.moveaxis(painted, axis, -1)
-        edge = along.copy(order="C")
-        edge[..., 1:] &= ~along[..., :-1]
-        row, column, start = (index.astype(np.int32) for index in np.nonzero(edge))
-        edge = along.copy(order="C")
-        edge[..., :-1] &= ~along[..., 1:]
-        end = np.nonzero(edge)[2].astype(np.int32)
-        # Stable, because the runs come ordered by row and column already.
-        order = np.argsort(start.astype(np.int64) * along.shape[-1] + end, kind="stable")
-        others = tuple(other for other in range(3) if other != axis)
-        return cls(others, row[order], column[order], start[order], end[order])
-
-    def explained(self, planes: list[np.ndarray], part: slice | np.ndarray) -> np.ndarray:
-        """Which runs of `part` lie within one of the orthogonal `planes` (a bool per plane and axis)."""
-        return planes[self.others[0]][self.row[part]] | planes[self.others[1]][self.column[part]]
-
-
-@dataclass(frozen=True, order=True)
-class _Slab:
-    """Neighbouring planes `first`..`last` of one axis."""
-
-    axis: int
-    first: int
-    last: int
-
-    @property
-    def width(self) -> int:
-        return self.last - self.first + 1
-
-    @property
-    def planes(self) -> slice:
-        return slice(self.first, self.last + 1)
-
-
 class _Search:
     """Choose slabs by their evidence, then drop those which the others contradict.
 
@@ -194,7 +139,7 @@ class _Search:
         self.shape = shape
         self.certain = certain
         self.chosen = [planes.copy() for planes in certain]
-        self.runs = [_Runs.of(painted, axis) for axis in range(3)]
+        self.runs = [Runs.of(painted, axis) for axis in range(3)]
 
     def run(self) -> list[np.ndarray]:
         """Per axis, a bool per plane of `painted`: painted completely."""
@@ -226,13 +171,13 @@ class _Search:
             else:
                 doubtful.append((evidence, slab))
 
-    def _slabs(self, axis: int) -> Iterator[tuple[_Slab, slice]]:
+    def _slabs(self, axis: int) -> Iterator[tuple[Slab, slice]]:
         """Every narrow slab with runs cut at both its ends, and where these runs are."""
         runs = self.runs[axis]
         opens = np.flatnonzero((np.diff(runs.start) != 0) | (np.diff(runs.end) != 0)) + 1
         bounds = np.concatenate([[0], opens, [len(runs.start)]])
         for begin, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            slab = _Slab(axis, int(runs.start[begin]), int(runs.end[begin]))
+            slab = Slab(axis, int(runs.start[begin]), int(runs.end[begin]))
             # Where the volume ends, a structure ends as straight as a cut.
             inner = slab.first > self.first[axis] and slab.last < self.first[axis] + self.shape[axis] - 1
             if slab.width == 1 or (slab.width <= MAX_WIDTH and inner):
@@ -242,9 +187,9 @@ class _Search:
         """Indices of the runs in `members` that form patches and that no chosen orthogonal plane explains."""
         runs = self.runs[axis]
         left = members.start + np.flatnonzero(~runs.explained(self.chosen, members))
-        return left[_in_patch(runs.row[left], runs.column[left])]
+        return left[in_patch(runs.row[left], runs.column[left])]
 
-    def _through(self, slab: _Slab) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _through(self, slab: Slab) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The runs through a slab that no chosen orthogonal plane explains.
 
         Returns:
@@ -258,14 +203,14 @@ class _Search:
         leaving = (start < slab.first) | (end > slab.last)
         return through, leaving, (start == slab.first) & (end == slab.last)
 
-    def _convincing(self, slab: _Slab, support: np.ndarray) -> bool:
+    def _convincing(self, slab: Slab, support: np.ndarray) -> bool:
         """Whether no other explanation of the runs in `support` is as good."""
         runs = self.runs[slab.axis]
         through, leaving, cut = self._through(slab)
         out = through[leaving]
         order = np.lexsort((runs.column[out], runs.row[out]))
         # Lines of isolated orthogonal planes may still be unexplained, but only their crossings form patches.
-        patches = np.count_nonzero(_in_patch(runs.row[out][order], runs.column[out][order]))
+        patches = np.count_nonzero(in_patch(runs.row[out][order], runs.column[out][order]))
         if patches > MAX_LEAVING_PATCHES * (patches + len(support)):
             return False
         if slab.width > 1 and np.count_nonzero(cut) < MIN_CUT * (len(through) - np.count_nonzero(leaving)):
@@ -273,7 +218,7 @@ class _Search:
         middle = self.painted.take((slab.first + slab.last) // 2, axis=slab.axis)
         row, column = runs.row[support], runs.column[support]
         return all(
-            _rounded(slab.width, image, line, position, self.shape[axis])
+            is_rounded(slab.width, image, line, position, self.shape[axis])
             for image, line, position, axis in (
                 (middle, row, column, runs.others[1]),
                 (middle.T, column, row, runs.others[0]),
@@ -282,7 +227,7 @@ class _Search:
 
     def _drop_worst(self) -> bool:
         """Drop the most doubtful slab, judged by all planes chosen; return whether there was one."""
-        loose = _loose_counts(self.painted, self.chosen)
+        loose = loose_counts(self.painted, self.chosen)
         worst, slab = max(
             ((self._doubt(slab, loose), slab) for axis in range(3) for slab in self._chosen_slabs(axis)),
             default=(0, None),
@@ -292,13 +237,13 @@ class _Search:
         self.chosen[slab.axis][slab.planes] = self.certain[slab.axis][slab.planes]
         return True
 
-    def _chosen_slabs(self, axis: int) -> Iterator[_Slab]:
+    def _chosen_slabs(self, axis: int) -> Iterator[Slab]:
         edges = np.flatnonzero(np.diff(self.chosen[axis], prepend=False, append=False))
         for first, stop in edges.reshape(-1, 2):
             if not self.certain[axis][first:stop].all():
-                yield _Slab(axis, int(first), int(stop) - 1)
+                yield Slab(axis, int(first), int(stop) - 1)
 
-    def _doubt(self, slab: _Slab, loose: list[np.ndarray]) -> float:
+    def _doubt(self, slab: Slab, loose: list[np.ndarray]) -> float:
         """How far the runs through a slab speak against it; acceptable up to 1."""
         through, leaving, cut = self._through(slab)
         if not cut.any():
@@ -309,71 +254,5 @@ class _Search:
         runs = self.runs[slab.axis]
         for axis, index in zip(runs.others, (runs.row, runs.column), strict=True):
             lines = np.bincount(index[through], minlength=len(loose[axis]))
-            doubts.append(_rivalled(lines, loose[axis], slab.width) / MAX_RIVALLED)
+            doubts.append(rivalled(lines, loose[axis], slab.width) / MAX_RIVALLED)
         return max(doubts)
-
-
-def _rivalled(lines: np.ndarray, loose: np.ndarray, width: int) -> float:
-    """Share of a slab that orthogonal planes explain better, because they would explain loose voxels, too.
-
-    Args:
-        lines: per orthogonal plane, the runs through the slab that lie on it.
-        loose: per orthogonal plane, the loose voxels on it.
-        width: planes in the slab.
-    """
-    rivals = (lines > 0) & (loose >= lines * width)
-    gained = loose[rivals].sum() + width * lines[rivals].sum()
-    # Any slab can be covered by ever so many planes: only those that explain more each are rivals.
-    return lines[rivals].sum() / lines.sum() if gained > lines.sum() * np.count_nonzero(rivals) else 0.0
-
-
-def _loose_counts(painted: np.ndarray, planes: list[np.ndarray]) -> list[np.ndarray]:
-    """Per axis and plane, the number of painted voxels that lie on none of `planes`."""
-    loose = painted[np.ix_(*(~chosen for chosen in planes))]
-    counts = []
-    for axis, chosen in enumerate(planes):
-        count = np.zeros(len(chosen), int)
-        count[~chosen] = np.count_nonzero(loose, axis=tuple(other for other in range(3) if other != axis))
-        counts.append(count)
-    return counts
-
-
-def _in_patch(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Which positions, ordered by row and column, belong to a square of 2x2 positions."""
-    inside = np.zeros(len(row), bool)
-    if len(row) < 4:
-        return inside
-    # One column more than there are, so that no square reaches around into the next row.
-    pitch = int(column.max()) + 2
-    key = row.astype(np.int64) * pitch + column
-    corner = np.flatnonzero(np.diff(key) == 1)
-    below = np.minimum(np.searchsorted(key, key[corner] + pitch), len(key) - 2)
-    square = (key[below] == key[corner] + pitch) & (key[below + 1] == key[below] + 1)
-    for position in (corner[square], below[square]):
-        inside[position] = inside[position + 1] = True
-    return inside
-
-
-def _rounded(width: int, image: np.ndarray, line: np.ndarray, position: np.ndarray, length: int) -> bool:
-    """Whether a slab's outline rules out that planes across its lines left it.
-
-    Args:
-        width: planes in the slab.
-        image: (lines, positions) bool, one painted plane of the slab.
-        line, position: where in the image the evidence for the slab lies.
-        length: positions in the whole volume.
-    """
-    place = np.arange(image.shape[1])
-    last_gap = np.maximum.accumulate(np.where(image, -1, place), axis=1)
-    next_gap = np.minimum.accumulate(np.where(image, image.shape[1], place)[:, ::-1], axis=1)[:, ::-1]
-    start, stop = last_gap[line, position] + 1, next_gap[line, position]
-    counts = np.bincount(start * (length + 1) + stop)
-    # What reaches from border to border of the volume (painted background) is not cut at all.
-    counts[length : length + 1] = 0
-    commonest = int(np.argmax(counts))
-    straight = counts[commonest] / len(line)
-    if width > 1:
-        return straight < MAX_STRAIGHT and np.median(stop - start) > width
-    across = commonest % (length + 1) - commonest // (length + 1)
-    lines = len(np.unique(line[start * (length + 1) + stop == commonest]))
-    return not (straight >= MAX_STRAIGHT_STRIP and across <= STRIP_WIDTH and lines >= 2 * across)

@@ -19,16 +19,10 @@ from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.model_file import Model
 from SparseUNet3DLib.normalisation import ChannelNormalisation, fit_normalisation
 from SparseUNet3DLib.orientation import Turn, is_direction
-from SparseUNet3DLib.plan import (
-    Plan,
-    fit_to_memory,
-    format_triple,
-    make_plan,
-    override_plan,
-    parse_spacing,
-    usual_patch_voxels,
-)
+from SparseUNet3DLib.plan import LARGEST, Plan, fit_to_memory, format_triple
+from SparseUNet3DLib.plan_overrides import override_plan, parse_spacing
 from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.planner import make_plan, usual_patch_voxels
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.volumes import Volume
 from SparseUNet3DLib.working_spacing import choose_spacing, choose_voxel_spacing
@@ -133,11 +127,19 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
         raise InputError(f"The model to start from has {len(start.channels)} channel(s), the volumes {len(names)}.")
     normalisation = start.channels if start else fit_normalisation(names, arrays)
     classes = len(cases[0].annotation.segments) + 1
+    if classes > LARGEST:
+        raise InputError(
+            f"The annotation has {classes - 1} segments, but a network tells at most {LARGEST - 1} apart; where each "
+            "object has a segment of its own, give those of the same kind one."
+        )
     memory = options.memory or available_memory(device)
     changes = dict(options.plan)
     wanted_spacing = changes.pop("spacing", None)
     if start and wanted_spacing:
         raise UsageError("A model to start from goes on at the spacing that it was trained at; leave out spacing.")
+    folds = make_folds(cases, options.hold_out, _count_networks(recipe, options, classes), _learnt(start, cases))
+    # What other slices tell about one can only be learnt where there are others.
+    recipe = replace(recipe, known_slices=recipe.known_slices and all(map(_has_several_slices, folds)))
     if start:
         known_slices = recipe.known_slices and start.plan.network == "auto"
         plan = replace(start.plan, classes=classes, known_slices=known_slices, members=1)
@@ -156,9 +158,7 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     plan = replace(plan, voxel_spacing=_voxel_spacing(cases, recipe, plan, device))
     for case in cases:
         require_like_spacing(Turn.between(case.volume.geometry.direction, plan.direction).volume(case.volume), plan)
-    plan = _settle_plan(plan, changes, memory)
-    folds = make_folds(cases, options.hold_out, _count_networks(recipe, options, classes), _learnt(start, cases))
-    plan = replace(plan, members=len(folds))
+    plan = replace(_settle_plan(plan, changes, memory), members=len(folds))
     reporter.emit(
         "plan",
         plan=plan.to_dict(),
@@ -168,6 +168,10 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
         held_out=held_out_planes(folds),
     )
     return Preparation(folds, normalisation, plan, device)
+
+
+def _has_several_slices(fold: Fold) -> bool:
+    return any(len(case.annotation.planes) > 1 for case in fold.training)
 
 
 def held_out_planes(folds: Sequence[Fold]) -> dict[str, list[str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -21,6 +20,7 @@ from SparseUNet3DLib.progress import Progress
 from SparseUNet3DLib.sampling import PatchSampler
 from SparseUNet3DLib.trainer import Counters, Trainer
 from SparseUNet3DLib.training_task import TrainingFold, TrainingResult, TrainingTask
+from SparseUNet3DLib.validation import mean_iou
 
 _CHECKPOINT_SECONDS = 20.0
 _STEP_EVENT_SECONDS = 0.25
@@ -113,7 +113,8 @@ class _Loop:
             self._validate()
             self._next_member()
         self._save()
-        self._validate()
+        if not self.finished or self._has_learnt():  # else it is left out, and its score would tell nothing
+            self._validate()
         return self._result()
 
     def _train_member(self) -> bool:
@@ -147,7 +148,7 @@ class _Loop:
             networks, ious = networks[:-1], ious[:-1]
         return TrainingResult(
             join_weights(networks), replace(trainer.plan, members=len(networks)), trainer.precision,
-            counters.iteration, counters.seconds, counters.history, _mean_iou([i for i in ious if i is not None]),
+            counters.iteration, counters.seconds, counters.history, mean_iou([i for i in ious if i is not None]),
         )
 
     def _has_learnt(self) -> bool:
@@ -187,6 +188,8 @@ class _Loop:
             "voxels per step.",
         )
         state, counters = self.trainer.state(), self.trainer.counters
+        if not counters.steps:  # the optimisers may have begun to set up their moments
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("optimizer")}
         self.drop_trainer()
         precision = choose_precision(self.task.device, self.task.recipe.precision)
         self.trainer = self._make_trainer(plan, precision, counters)
@@ -325,11 +328,3 @@ class _Loop:
     def _stopped_message(self) -> str:
         where = f"; the checkpoint is in '{self.task.folder}', go on with --resume" if self.task.folder else ""
         return f"Stopped as asked after {self.trainer.counters.iteration} iterations{where}."
-
-
-def _mean_iou(ious: Sequence[dict[str, float | None]]) -> dict[str, float | None] | None:
-    """The mean IoU of each segment over the networks that have one; None where nothing was held out."""
-    if not ious:
-        return None
-    values = {name: [i[name] for i in ious if i[name] is not None] for name in ious[0]}
-    return {name: sum(v) / len(v) if v else None for name, v in values.items()}

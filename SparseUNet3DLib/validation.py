@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.mixture import HeldOutLogits
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.preparation import shape_at
+from SparseUNet3DLib.segments import Segment
 from SparseUNet3DLib.tiles import Box, count_tiles
 
 #: Validation is there for a curve; little overlap makes it cheap.
@@ -24,7 +27,7 @@ _SETTINGS = InferenceSettings(overlap=0.25)
 class HeldOutValidation:
     """Scores a network on the held-out planes of ``cases``.
 
-    ``known`` are the slices of each case that the network may take notice of, the held-out ones not among
+    ``known`` is the annotation of each case whose slices the network may take notice of, the held-out ones not among
     them. Only the tiles that show a held-out plane are computed, laid so that the plane runs through their
     middle.
     """
@@ -32,7 +35,7 @@ class HeldOutValidation:
     def __init__(
         self,
         cases: Sequence[Case],
-        known: Sequence[KnownSlices | None],
+        known: Sequence[SparseAnnotation | None],
         normalisation: Sequence[ChannelNormalisation],
         device: torch.device,
     ) -> None:
@@ -47,13 +50,8 @@ class HeldOutValidation:
         joint = np.zeros((plan.classes, plan.classes), np.int64)
         for case, labels in zip(self._cases, self.segment(network, plan, precision), strict=True):
             counted = case.annotation.annotated
-            truth = case.annotation.labels[counted].astype(np.int64)
-            joint += np.bincount(truth * plan.classes + labels[counted], minlength=joint.size).reshape(joint.shape)
-        hits = np.diag(joint)[1:]
-        unions = joint.sum(0)[1:] + joint.sum(1)[1:] - hits
-        return {
-            s.name: float(h / u) if u else None for s, h, u in zip(self._segments, hits, unions, strict=True)
-        }
+            joint += joint_counts(case.annotation.labels[counted], labels[counted], plan.classes)
+        return iou_by_segment(joint, self._segments)
 
     def count_tiles(self, plan: Plan) -> int:
         """How many tiles scoring takes."""
@@ -70,27 +68,30 @@ class HeldOutValidation:
         found = []
         for case, predictor in self._with_predictors(network, plan, precision):
             labels = np.zeros(case.annotation.labels.shape, np.uint16)
-            for box in _plane_boxes(case):
+            for plane in case.annotation.planes:
+                box = _plane_box(plane, case)
                 labels[box.slices] = predictor.logits(box, frame=box).argmax(0).numpy()
             found.append(labels)
         return found
 
     def separate_logits(
         self, network: nn.Module, plan: Plan, precision: torch.dtype
-    ) -> Iterator[tuple[Case, Box, HeldOutLogits]]:
+    ) -> Iterator[tuple[Case, Plane, HeldOutLogits]]:
         """What the network, and its classifier of single voxels, make of each held-out plane.
 
         Yields:
-            A case, the box (z, y, x) of one of its planes, and the logits of the plane's annotated voxels.
+            A case, one of its planes, and the logits of the plane's annotated voxels.
         """
         for case, predictor in self._with_predictors(network, plan, precision):
-            for box in _plane_boxes(case):
+            for plane in case.annotation.planes:
+                box = _plane_box(plane, case)
                 annotated = case.annotation.annotated[box.slices]
                 labels = torch.from_numpy(case.annotation.labels[box.slices][annotated].astype(np.int64))
                 # A copy: of a turned volume this is a view that runs backwards, which torch does not know.
                 seen = torch.from_numpy(annotated.copy())
-                of_network, of_voxels = (logits[:, seen] for logits in predictor.separate_logits(box, frame=box))
-                yield case, box, HeldOutLogits(of_network, of_voxels, labels)
+                found = predictor.separate_logits(box, frame=box)
+                of_network, of_voxels = (_in_half(logits[:, seen]) for logits in found)
+                yield case, plane, HeldOutLogits(of_network, of_voxels, labels)
 
     def _with_predictors(
         self, network: nn.Module, plan: Plan, precision: torch.dtype
@@ -110,19 +111,42 @@ class HeldOutValidation:
         self._plan, self._predictors = None, []
 
     def _make_predictor(
-        self, case: Case, known: KnownSlices | None, network: nn.Module, plan: Plan, precision: torch.dtype
+        self, case: Case, known: SparseAnnotation | None, network: nn.Module, plan: Plan, precision: torch.dtype
     ) -> Predictor:
         return Predictor(
             network, plan, self._normalisation, case.volume.array, case.volume.geometry.array_spacing, self._device,
-            precision, _SETTINGS, known=known,
+            precision, _SETTINGS, known=None if known is None else KnownSlices.for_plan(known, plan, self._device),
         )
 
 
-def _plane_boxes(case: Case) -> list[Box]:
-    """One box, a voxel thick, per held-out plane."""
+def joint_counts(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
+    """(classes, classes): how many of the voxels (n,) are of a class in truth, the row, and were taken for another."""
+    pairs = truth.astype(np.int64) * classes + found
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def iou_by_segment(joint: np.ndarray, segments: Sequence[Segment]) -> dict[str, float | None]:
+    """IoU by the segments' names from ``joint_counts``; None where a segment is neither there nor found."""
+    hits = np.diag(joint)[1:]
+    unions = joint.sum(0)[1:] + joint.sum(1)[1:] - hits
+    return {s.name: float(h / u) if u else None for s, h, u in zip(segments, hits, unions, strict=True)}
+
+
+def _in_half(logits: torch.Tensor) -> torch.Tensor:
+    largest = torch.finfo(torch.float16).max
+    return logits.clamp(-largest, largest).half()
+
+
+def mean_iou(ious: Sequence[dict[str, float | None]]) -> dict[str, float | None] | None:
+    """The mean IoU of each segment over the networks that have one; None where nothing was held out."""
+    if not ious:
+        return None
+    values = {name: [i[name] for i in ious if i[name] is not None] for name in ious[0]}
+    return {name: sum(v) / len(v) if v else None for name, v in values.items()}
+
+
+def _plane_box(plane: Plane, case: Case) -> Box:
+    """The plane's voxels as a box, one voxel thick."""
     shape = case.annotation.labels.shape
-    boxes = []
-    for plane in case.annotation.planes:
-        start = tuple(plane.index if a == plane.axis else 0 for a in range(3))
-        boxes.append(Box(start, tuple(1 if a == plane.axis else n for a, n in enumerate(shape))))
-    return boxes
+    start = tuple(plane.index if a == plane.axis else 0 for a in range(3))
+    return Box(start, tuple(1 if a == plane.axis else n for a, n in enumerate(shape)))

@@ -26,10 +26,15 @@ from SparseUNet3DLib.device import (
 )
 from SparseUNet3DLib.errors import InputError, Interrupted
 from SparseUNet3DLib.events import CollectingReporter, Reporter
-from SparseUNet3DLib.held_out_answers import held_out_answers, make_validation, map_of_errors
+from SparseUNet3DLib.held_out_answers import (
+    best_mixture,
+    held_out_answers,
+    held_out_iou,
+    make_validation,
+    map_of_errors,
+)
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
-from SparseUNet3DLib.mixture import fit_mixture
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.orientation import Turn
@@ -132,7 +137,7 @@ def segment(
         lambda message: reporter.emit("warning", message=message),
         _known_slices(known or keep, model, turn, where), model.mixture,
     )
-    labels, confidence = (turn.back(found) for found in predictor.segment(_segmenting(reporter, stop)))
+    labels, confidence = (turn.back(found) for found in predictor.segment(_progress(reporter, stop, "segmenting")))
     prediction = Prediction(Segmentation(labels, model.segments, volume.geometry), confidence)
     if keep is not None:
         _keep_annotation(prediction, model, keep)
@@ -163,10 +168,11 @@ def densify(
         reserved = _seconds_to_segment(prepared, volume, recipe, settings) + time.perf_counter() - started
         recipe = replace(recipe, seconds=max(0.25 * recipe.seconds, recipe.seconds - reserved))
     model = _train(prepared, recipe, options, reporter, stop)
-    answers = held_out_answers(prepared, model)
-    if model.plan.voxel_spacing:
-        model = replace(model, mixture=fit_mixture([answer.logits for answer in answers]))
     try:
+        answers = held_out_answers(prepared, model, _progress(reporter, stop, "scoring held-out slices"))
+        if model.plan.voxel_spacing:
+            model = replace(model, mixture=best_mixture(answers))
+        model = replace(model, record={**model.record, "held_out_iou": held_out_iou(answers, model.mixture)})
         prediction = segment(model, volume, options.device, settings, reporter=reporter, stop=stop, known=annotation)
     except Interrupted as error:
         if options.folder is None:
@@ -188,18 +194,18 @@ def _training_fold(prepared: Preparation, fold: Fold) -> TrainingFold:
     return TrainingFold(training, validation, validation.count_tiles(prepared.plan), validation.forget)
 
 
-def _segmenting(reporter: Reporter, stop: StopRequest) -> Callable[[float], None]:
-    """What is done after each tile: report, but not more often than anybody reads, and stop when asked to."""
+def _progress(reporter: Reporter, stop: StopRequest, phase: str) -> Callable[[float], None]:
+    """What is done after each part: report, but not more often than anybody reads, and stop when asked to."""
     shown_at = -float("inf")
 
     def progress(fraction: float) -> None:
         nonlocal shown_at
         if stop.requested() == "interrupt":
-            raise Interrupted("Stopped as asked while segmenting.")
+            raise Interrupted(f"Stopped as asked while {phase}.")
         now = time.monotonic()
         if fraction == 1 or now - shown_at >= _PROGRESS_SECONDS:
             shown_at = now
-            reporter.emit("phase", phase="segmenting", fraction=fraction)
+            reporter.emit("phase", phase=phase, fraction=fraction)
 
     return progress
 

@@ -128,6 +128,7 @@ class AnnotateSection:
         if self._watched == (segmentation, annotation, volume):
             return
         self._watched = (segmentation, annotation, volume)
+        self.heldOutByProgram = set()  # of what was shown before
         for observed, tag in self._observed:
             observed.RemoveObserver(tag)
         self._observed = []
@@ -191,7 +192,7 @@ class AnnotateSection:
             return
         try:
             painted = paintedOn(parameters.annotation, parameters.volume)
-        except SparseUNetError as error:
+        except (SparseUNetError, RuntimeError) as error:  # the latter from Slicer, where it cannot export a segment
             self.showOverview(SliceOverview(problem=str(error)))
             return
         self._background.start(

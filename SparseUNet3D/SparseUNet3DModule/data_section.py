@@ -32,10 +32,10 @@ class DataSection:
     def enter(self) -> None:
         """Take the volume that the user looks at, if none is chosen."""
         parameters = self._panel.parameters
-        if parameters is None or parameters.volume is not None:
+        if parameters is None or parameters.volume is not None or self._panel.isBusy:
             return
-        node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-        if node is not None and not node.IsA("vtkMRMLLabelMapVolumeNode"):
+        node = _shownVolume()
+        if node is not None:
             parameters.volume = node
             declared_slices.recall(parameters)
 
@@ -132,3 +132,13 @@ class DataSection:
         declared_slices.recall(parameters)
         slicer.util.setSliceViewerLayers(background=channels[0], fit=True)
         self._panel.update()
+
+
+def _shownVolume() -> Any:
+    """The volume in the slice views' background, if it is one of gray values; or else the only one that there is."""
+    kind = "vtkMRMLScalarVolumeNode"  # of which label maps and colour images are a kind, too
+    volumes = {n.GetID(): n for n in slicer.util.getNodesByClass(kind) if n.GetClassName() == kind}
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        if composite.GetBackgroundVolumeID() in volumes:
+            return volumes[composite.GetBackgroundVolumeID()]
+    return next(iter(volumes.values())) if len(volumes) == 1 else None

@@ -39,6 +39,7 @@ class Job:
         error: one sentence, if it failed or was stopped; else "".
         interrupted: whether it ended because it was asked to.
         isOfScene: whether it is of no use without the scene that it was begun in.
+        keepsWhatIsDone: whether what was finished is taken back even if the rest failed or was stopped.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class Job:
         onEvent: Callable[[dict[str, Any]], None],
         onEnd: Callable[[Job], None],
         isOfScene: bool = True,
+        keepsWhatIsDone: bool = False,
     ) -> None:
-        self.isOfScene = isOfScene
+        self.isOfScene, self.keepsWhatIsDone = isOfScene, keepsWhatIsDone
         self.folder, self.state, self.error, self.interrupted = folder, "handing over", "", False
         self._stopFile, self._arguments, self._takeBack = stopFile, arguments, takeBack
         self._onEvent, self._onEnd = onEvent, onEnd
@@ -60,6 +62,7 @@ class Job:
         self._asked, self._abandoned = "", False
         self._giveUpAt: float | None = None
         self._done: dict[str, Any] = {}
+        self._ending: tuple[str, bool] = "", False  # error, interrupted
         self._worker = Worker(self._onWorkerEvent, self._onWorkerEnd)
         self._timer = qt.QTimer()
         self._timer.setInterval(_PAUSE_MS)
@@ -79,7 +82,12 @@ class Job:
         return self._stopFile is not None
 
     def interrupt(self) -> None:
-        """Ask to keep a checkpoint and leave; who does not leave in ten seconds is ended."""
+        """Ask to keep a checkpoint and leave; who does not leave in ten seconds is ended.
+
+        Where all is computed, and is being taken back, there is nothing to stop any more.
+        """
+        if self.state == "taking back" and not self._abandoned:
+            return
         if self.state != "running":
             self._end("Stopped as asked.", interrupted=True)
             return
@@ -153,7 +161,7 @@ class Job:
             self.state = "running"
             self._worker.start(self._arguments)
         else:
-            self._end("")
+            self._end(*self._ending)
 
     def _onWorkerEvent(self, event: dict[str, Any]) -> None:
         if event["event"] == "plan" and self._asked:
@@ -170,14 +178,22 @@ class Job:
         if self._abandoned:
             self._end("Stopped, because the scene was closed.", interrupted=True)
             return
-        if exitCode == 0:
+        self._ending = self._howItEnded(exitCode)
+        if exitCode == 0 or self.keepsWhatIsDone:
             # A generator, so that whatever fails in it fails in `_tick`.
             self._steps, self.state = self._takingBack(), "taking back"
-            return
-        if self._asked == "interrupt" or exitCode == INTERRUPTED:
-            self._end(self.error or "Stopped as asked.", interrupted=True)
-            return
-        self._end(self.error or self._causeOfDeath(exitCode))
+        else:
+            self._end(*self._ending)
+
+    def _howItEnded(self, exitCode: int) -> tuple[str, bool]:
+        """The error, or "", and whether it ended because it was asked to."""
+        if exitCode == 0:
+            return "", False
+        if exitCode == INTERRUPTED:  # its own words are for a terminal
+            return "Stopped as asked.", True
+        if self._asked == "interrupt":
+            return self.error or "Stopped as asked.", True
+        return self.error or self._causeOfDeath(exitCode), False
 
     def _takingBack(self) -> Iterator[float]:
         yield from self._takeBack(self._done)

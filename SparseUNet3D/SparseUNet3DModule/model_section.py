@@ -12,11 +12,12 @@ from slicer.i18n import tr as _
 
 from SparseUNet3DLib.atomic import atomic_path
 from SparseUNet3DLib.errors import SparseUNetError
-from SparseUNet3DLib.image_files import SUPPORTED_SUFFIXES
+from SparseUNet3DLib.image_files import SUPPORTED_SUFFIXES, volume_stem
 from SparseUNet3DModule import runs
 from SparseUNet3DModule.tasks import Outcome
 
-_FILTER = "*.safetensors"
+_SUFFIX = ".safetensors"
+_FILTER = f"*{_SUFFIX}"
 
 
 class ModelSection:
@@ -24,7 +25,7 @@ class ModelSection:
 
     def __init__(self, panel: Any) -> None:
         self._panel, self._ui = panel, panel.ui
-        self._shown = ""
+        self._shown, self._wereThere = "", 0
         ui = self._ui
         ui.saveModelButton.connect("clicked()", self._onSave)
         ui.loadModelButton.connect("clicked()", self._onLoad)
@@ -51,14 +52,16 @@ class ModelSection:
         if path != self._shown:
             ui.modelCard.plainText = ""
             self._shown = path
+            if exists:
+                runs.keepLonger(Path(path))
 
     def _describe(self, path: str, exists: bool) -> str:
         if not path:
             return _("No model yet: train one, or load one.")
         if not exists:
             return _("The model file '{path}' is gone; load another.").format(path=path)
-        if Path(path).is_relative_to(runs.root()):
-            return _("The latest training's model, not saved yet.")
+        if runs.isNotSaved(Path(path)):
+            return _("The latest training's model, not saved yet: in 60 days it is removed.")
         return path
 
     def load(self, path: str) -> None:
@@ -81,7 +84,7 @@ class ModelSection:
 
     def save(self, path: str) -> None:
         """Copy the present model to ``path``; a file there is replaced only when all is written."""
-        target = Path(path if path.endswith(".safetensors") else f"{path}.safetensors")
+        target = Path(_withSuffix(path))
         try:
             with atomic_path(target) as temporary:
                 shutil.copyfile(self._panel.parameters.modelPath, temporary)
@@ -110,8 +113,16 @@ class ModelSection:
             if f.is_file() and f.name.lower().endswith(SUPPORTED_SUFFIXES)
             and not f.name.lower().endswith(".seg.nrrd")  # a segmentation, perhaps the result of an earlier call
         )
+        missing = [f for f in files if not (Path(target) / f"{volume_stem(f)}.seg.nrrd").exists()]
+        if files and not missing:
+            self._panel.train.showProblem(
+                _("All {count} volumes have a segmentation in '{folder}' already; choose another folder, or move them.")
+                .format(count=len(files), folder=target)
+            )
+            return
+        self._wereThere = len(files) - len(missing)
         self._panel.run(
-            self._panel.logic.segmentFiles, parameters.modelPath, files, target, parameters.device,
+            self._panel.logic.segmentFiles, parameters.modelPath, missing, target, parameters.device,
             onEnd=self._tellFiles,
         )
 
@@ -128,6 +139,10 @@ class ModelSection:
         if not outcome.segmentations:  # of several volumes some may have results, although others failed
             return
         parameters = self._panel.parameters
+        if outcome.interrupted:
+            self._ui.statusLabel.text = _("Stopped. Volumes that were segmented before: {count}.").format(
+                count=len(outcome.segmentations)
+            )
         self._panel.result.showNothing()
         parameters.heldOutIou, former = {}, parameters.result
         parameters.result = slicer.mrmlScene.GetNodeByID(outcome.segmentations[-1])
@@ -136,10 +151,14 @@ class ModelSection:
         self._panel.result.showNew(former)
 
     def _tellFiles(self, outcome: Outcome) -> None:
-        if not outcome.error:
-            self._ui.statusLabel.text = _("{count} segmentations were written to '{folder}'.").format(
-                count=len(outcome.files), folder=self._ui.outputFolderButton.directory
-            )
+        if outcome.error:
+            return
+        text = _("{count} segmentations were written to '{folder}'.").format(
+            count=len(outcome.files), folder=self._ui.outputFolderButton.directory
+        )
+        if self._wereThere:
+            text += " " + _("{count} were there already and stay as they are.").format(count=self._wereThere)
+        self._ui.statusLabel.text = text
 
     def _onLoad(self) -> None:
         filters = _("Models ({filter})").format(filter=_FILTER)
@@ -150,5 +169,15 @@ class ModelSection:
     def _onSave(self) -> None:
         filters = _("Models ({filter})").format(filter=_FILTER)
         path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Save model"), "model.safetensors", filters)
-        if path:
-            self.save(path)
+        if not path:
+            return
+        target = _withSuffix(path)
+        # The dialog has asked about the name that was typed only.
+        if target == path or not Path(target).exists() or self._panel.ask(
+            _("'{path}' exists already. Replace it?").format(path=target)
+        ):
+            self.save(target)
+
+
+def _withSuffix(path: str) -> str:
+    return path if path.endswith(_SUFFIX) else f"{path}{_SUFFIX}"

@@ -15,6 +15,7 @@ from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS
 from SparseUNet3DLib.raw_nrrd import read_raw_nrrd
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DModule import runs
+from SparseUNet3DModule.foregrounds import Foregrounds
 from SparseUNet3DModule.painted import paintedOn, requireLabelmap
 from SparseUNet3DModule.results import newSegmentation, showLabels, volumeOf
 from SparseUNet3DModule.tasks import withoutBackground
@@ -28,6 +29,7 @@ class ResultSection:
     def __init__(self, panel: Any) -> None:
         self._panel, self._ui = panel, panel.ui
         self._errorsId = ""
+        self._foregrounds = Foregrounds()
         ui = self._ui
         ui.show3DButton.connect("toggled(bool)", self._onShow3D)
         ui.showConfidenceButton.connect("toggled(bool)", self._onShowConfidence)
@@ -44,6 +46,7 @@ class ResultSection:
         parameters, ui = self._panel.parameters, self._ui
         if parameters is None:
             self._errorsId = ""  # IDs mean other nodes in the next scene
+            self._foregrounds.forget()
             self.showNothing()
         result = parameters.result if parameters is not None else None
         confidence = parameters.confidence if parameters is not None else None
@@ -52,7 +55,7 @@ class ResultSection:
         ui.showErrorsButton.enabled = result is not None and self._errorFile() is not None
         ui.copyButton.enabled = (
             result is not None and parameters.annotation is not None and parameters.volume is not None
-            and not self._panel.isBusy
+            and volumeOf(result) is parameters.volume and not self._panel.isBusy
         )
         scores = dict(parameters.heldOutIou) if result is not None else {}
         ui.scoreTable.visible = bool(scores)
@@ -125,10 +128,10 @@ class ResultSection:
     def _onShowConfidence(self, checked: bool) -> None:
         parameters = self._panel.parameters
         confidence = parameters.confidence if parameters is not None else None
-        if confidence is not None and checked:
-            slicer.util.setSliceViewerLayers(foreground=confidence, foregroundOpacity=_CONFIDENCE_OPACITY)
-        elif not checked:
-            slicer.util.setSliceViewerLayers(foreground=None, foregroundOpacity=0)
+        if not checked:
+            self._foregrounds.restore()
+        elif confidence is not None:
+            self._foregrounds.replace(confidence, _CONFIDENCE_OPACITY)
 
     def _onShowErrors(self, checked: bool) -> None:
         parameters = self._panel.parameters
@@ -154,8 +157,15 @@ class ResultSection:
             return
         parameters.result.GetDisplayNode().SetVisibility2D(False)
         node = newSegmentation(_("{name} errors").format(name=volume.GetName()), volume)
+        node.SetSaveWithScene(False)
         showLabels(node, arrays[0], CONFUSION_SEGMENTS, volume)
         self._errorsId = node.GetID()
+
+    def onSave(self, isOver: bool) -> None:
+        """The scene is saved, in which the result is not hidden: the errors that hide it are not saved."""
+        result = self._panel.parameters.result if self._panel.parameters is not None else None
+        if self._errorsId and result is not None:
+            result.GetDisplayNode().SetVisibility2D(not isOver)
 
     def _onCopy(self) -> None:
         parameters = self._panel.parameters
@@ -180,10 +190,15 @@ def copyIntoAnnotation(panel: Any) -> None:
     decided now.
 
     Raises:
-        InputError: a painted segment has no counterpart in the result; it would be erased. Or the annotation cannot
-            take the volume's voxels as they are.
+        InputError: a painted segment has no counterpart in the result; it would be erased. Or the result is of another
+            volume, or the annotation cannot take the volume's voxels as they are.
     """
     parameters = panel.parameters
+    if volumeOf(parameters.result) is not parameters.volume:
+        raise InputError(
+            f"'{parameters.result.GetName()}' was not made of '{parameters.volume.GetName()}'; choose its own volume "
+            "and annotation before you copy."
+        )
     requireLabelmap(parameters.annotation)
     if parameters.annotation.GetTransformNodeID() != parameters.volume.GetTransformNodeID():
         # Slicer would move what is written into a segmentation by the transform twice.

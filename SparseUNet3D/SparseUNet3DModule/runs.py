@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import time
@@ -29,8 +30,9 @@ CHECKPOINTS, STOP_FILE = "checkpoint", "checkpoint/stop"
 #: Folder of the inputs, apart from results that a channel may have the name of.
 INPUT = "input"
 _ROOT = "SparseUNet3D"
-#: Seconds after which what an earlier session left in the temporary folder is removed.
-_KEPT = 7 * 24 * 3600
+#: Seconds after which what an earlier session left in the temporary folder is removed; with a model in it, which may
+#: not have been saved yet.
+_KEPT, _MODEL_KEPT = 7 * 24 * 3600, 60 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,23 @@ def newRunFolder() -> Path:
 
 
 def removeOldRuns() -> None:
-    """Remove folders of runs that nobody has touched for a week."""
+    """Remove folders of runs that nobody has touched for a week, those with a model after 60 days."""
     for folder in root().glob("*"):
-        if folder.is_dir() and time.time() - folder.stat().st_mtime > _KEPT:
+        kept = _MODEL_KEPT if (folder / MODEL).exists() else _KEPT
+        if folder.is_dir() and time.time() - folder.stat().st_mtime > kept:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def isNotSaved(model: Path) -> bool:
+    """Whether a model lies in the folder of its run still, where `removeOldRuns` will find it."""
+    return model.is_relative_to(root())
+
+
+def keepLonger(model: Path) -> None:
+    """Count the time until a model that was not saved is removed from now on."""
+    if isNotSaved(model):
+        with contextlib.suppress(OSError):
+            os.utime(model.parent)
 
 
 def removeWhatIsDone(folder: Path) -> None:
@@ -119,7 +134,7 @@ def removeWhatIsDone(folder: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         elif path.suffix == ".nrrd" and path.name != CONFUSION:
-            with contextlib.suppress(OSError):  # removed with the folder after a week, then
+            with contextlib.suppress(OSError):  # removed with the folder, then
                 path.unlink()
 
 
@@ -139,12 +154,13 @@ def caseFiles(names: Sequence[str], folder: Path) -> list[Path]:
 
 def channelFiles(names: Sequence[str], folder: Path, prefix: str = "") -> list[Path]:
     """A file for each channel of a volume. They have the channels' names, as far as file names allow."""
-    files: list[Path] = []
-    for number, name in enumerate(names):
-        stem = "".join(c if _isKept(c) else "_" for c in name).strip()[:60] or "volume"
-        file = folder / f"{prefix}{stem}.nrrd"
-        files.append(file if file not in files else folder / f"{prefix}{stem} {number}.nrrd")
-    return files
+    stems: list[str] = []
+    for name in names:
+        wanted = "".join(c if _isKept(c) else "_" for c in name).strip()[:60] or "volume"
+        candidates = itertools.chain([wanted], (f"{wanted} {number}" for number in itertools.count(2)))
+        taken = {stem.casefold() for stem in stems}  # "T1" and "t1" are one file on macOS and Windows
+        stems.append(next(stem for stem in candidates if stem.casefold() not in taken))
+    return [folder / f"{prefix}{stem}.nrrd" for stem in stems]
 
 
 def _isKept(character: str) -> bool:

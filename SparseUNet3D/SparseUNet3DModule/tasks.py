@@ -114,13 +114,24 @@ def segmentNodesJob(
     model: Path, volumes: Sequence[Sequence[slicer.vtkMRMLScalarVolumeNode]],
     folder: Path, device: str, confidence: bool, onEvent: OnEvent, onEnd: OnEnd,
 ) -> Job:
-    """Apply a model to volumes of the scene, each a list of channel nodes."""
+    """Apply a model to volumes of the scene, each a list of channel nodes.
+
+    One that cannot be segmented, or is not for want of time, does not keep the others from being taken back.
+    """
     outcome = Outcome(folder, model=model)
-    inputs, targets = [], []
+    inputs, targets, warnings = [], [], []
+    names: dict[Path, str] = {}  # the worker speaks of files, and the user knows nodes
+
+    def take(event: dict[str, Any]) -> None:
+        if event["event"] == "warning":
+            warnings.append(event["message"])
+        onEvent(event)
+
     for number, nodes in enumerate(volumes):
         geometry = checkChannels(nodes)
         files = runs.channelFiles([node.GetName() for node in nodes], folder, f"{number}-")
         inputs.append((runs.arraysOf(nodes), geometry, files))
+        names |= {file: node.GetName() for file, node in zip(files, nodes, strict=True)}
         targets.append(ResultTarget(nodes[0].GetID(), f"{nodes[0].GetName()} segmented", confidence=confidence))
 
     def takeBack(_done: dict[str, Any]) -> Iterator[float]:
@@ -128,6 +139,8 @@ def segmentNodesJob(
         for (_arrays, _geometry, files), target in zip(inputs, targets, strict=True):
             result = folder / "results" / f"{files[0].stem}.seg.nrrd"
             confidenceFile = result.with_name(f"{files[0].stem}.confidence.nrrd")
+            if not result.exists() or (confidence and not confidenceFile.exists()):
+                continue
             try:
                 yield from loadResult(result, confidenceFile, target, outcome)
             except InputError as error:  # no reason to lose the others
@@ -135,12 +148,20 @@ def segmentNodesJob(
         if problems:
             raise InputError(" ".join(problems))
         runs.removeWhatIsDone(folder)
+        leftOut = [w for w in warnings if any(f"'{files[0]}'" in w for *_, files in inputs)]
+        if leftOut:
+            raise InputError(" ".join(leftOut))
+
+    def end(outcome: Outcome) -> None:
+        for file, name in names.items():
+            outcome.error = outcome.error.replace(f"'{file}'", f"'{name}'").replace(f"'{file.stem}'", f"'{name}'")
+        onEnd(outcome)
 
     handOver = (f for arrays, geometry, files in inputs for f in runs.handOverChannels(arrays, geometry, files))
     arguments = runs.segmentArguments(
         model, [files for _arrays, _geometry, files in inputs], folder / "results", device, confidence, compress=False
     )
-    return _job(folder, None, arguments, handOver, takeBack, outcome, onEvent, onEnd)
+    return _job(folder, None, arguments, handOver, takeBack, outcome, take, end, keepsWhatIsDone=True)
 
 
 def segmentFilesJob(
@@ -168,13 +189,13 @@ def askJob(arguments: Sequence[str], onEvent: OnEvent, onEnd: OnEnd) -> Job:
 def _job(
     folder: Path, stopFile: Path | None, arguments: Sequence[str], handOver: Iterator[float],
     takeBack: Callable[[dict[str, Any]], Iterator[float]], outcome: Outcome, onEvent: OnEvent, onEnd: OnEnd,
-    isOfScene: bool = True,
+    isOfScene: bool = True, keepsWhatIsDone: bool = False,
 ) -> Job:
     def end(job: Job) -> None:
         outcome.error, outcome.interrupted = job.error, job.interrupted
         onEnd(outcome)
 
-    return Job(folder, stopFile, arguments, handOver, takeBack, onEvent, end, isOfScene)
+    return Job(folder, stopFile, arguments, handOver, takeBack, onEvent, end, isOfScene, keepsWhatIsDone)
 
 
 def loadResult(

@@ -34,7 +34,7 @@ class TrainSection:
         ui = self._ui
         texts = {
             "quick": _("quick: 1 minute"), "balanced": _("balanced: 4 minutes"), "thorough": _("thorough: 30 minutes"),
-            "paper": _("paper: 70,000 steps, SGD"),
+            "paper": _("paper: 70,000 steps, days on a CPU"),
         }
         for name in _PRESETS:
             ui.presetSelector.addItem(texts[name], name)
@@ -120,18 +120,20 @@ class TrainSection:
 
     def onStop(self) -> None:
         """End training well; pressed again, leave at once with a checkpoint."""
-        if self._panel.job is None:
+        job = self._panel.job
+        if job is None or job.state == "taking back":  # all is computed
             return
-        if not self._panel.job.canFinishEarly:
-            self._panel.job.interrupt()
+        wasPressed, self._stopPressed = self._stopPressed, True
+        # The text comes first: a job that has not begun to compute ends at once, and says so.
+        if not job.canFinishEarly:
             self._ui.statusLabel.text = _("Stopping.")
-        elif self._stopPressed:
-            self._panel.job.interrupt()
+            job.interrupt()
+        elif wasPressed:
             self._ui.statusLabel.text = _("Leaving; a checkpoint is kept.")
+            job.interrupt()
         else:
-            self._panel.job.finishEarly()
             self._ui.statusLabel.text = _("Ending the training; the volume is segmented with the best so far.")
-        self._stopPressed = True
+            job.finishEarly()
         self.updateButtons()
 
     def _start(self, **options: Any) -> None:
@@ -261,8 +263,17 @@ class TrainSection:
         if outcome.error and not outcome.interrupted:
             self.showProblem(outcome.error)
         else:
-            self._ui.statusLabel.text = outcome.error or _("Done.")
+            self._ui.statusLabel.text = self._howItEnded(outcome)
         self._askDevice()  # the first run may have installed PyTorch
+
+    def _howItEnded(self, outcome: Outcome) -> str:
+        if not outcome.error:
+            return _("Done.")
+        parameters = self._panel.parameters
+        isLatest = parameters is not None and str(outcome.folder) == parameters.runFolder
+        if outcome.interrupted and isLatest and self._canResume():
+            return _("Stopped. Press 'Continue' to go on.")
+        return outcome.error
 
     def showProblem(self, message: str) -> None:
         """Show what went wrong, with a button to copy it."""

@@ -20,8 +20,9 @@ from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.experiments.dataset import DataSet
 from SparseUNet3DLib.experiments.protocols import NETWORKS, Run
 from SparseUNet3DLib.model_file import Model
-from SparseUNet3DLib.plan import PAPER_PATCH, format_triple
+from SparseUNet3DLib.plan import format_triple
 from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.planner import PAPER_PATCH
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.workflow import RunOptions, segment, train

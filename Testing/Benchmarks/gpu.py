@@ -34,8 +34,9 @@ from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.loss import sparse_loss
 from SparseUNet3DLib.networks import build_network
-from SparseUNet3DLib.plan import PAPER_PATCH, Plan, make_plan
+from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.planner import PAPER_PATCH, make_plan
 from SparseUNet3DLib.preparation import prepare
 from SparseUNet3DLib.recipe import Recipe, preset
 from SparseUNet3DLib.recorded_network import record_features

@@ -19,7 +19,7 @@ from SparseUNet3DLib.device import choose_precision, describe_device, memory_for
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation
-from SparseUNet3DLib.plan import make_plan
+from SparseUNet3DLib.planner import make_plan
 from SparseUNet3DLib.recipe import preset
 
 

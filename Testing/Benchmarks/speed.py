@@ -30,7 +30,8 @@ from SparseUNet3DLib.device import autocast, choose_precision, describe_device, 
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation
-from SparseUNet3DLib.plan import Plan, make_plan
+from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.planner import make_plan
 from SparseUNet3DLib.recipe import preset
 
 _CPU = torch.device("cpu")

@@ -102,6 +102,18 @@ def test_a_network_that_has_hardly_begun_is_left_out_when_the_run_is_finished_ea
     build_network(result.plan).load_state_dict(result.weights)
 
 
+@pytest.mark.parametrize("steps, scored", [(3, [0]), (5, [0]), (6, [0, 1])])
+def test_a_network_that_is_left_out_is_not_scored(steps: int, scored: list[int]):
+    calls: list[int] = []
+    task = task_of_three(stop=StopAfter(steps, "finish"))
+    folds = [
+        replace(f, validate=lambda *_, n=n: calls.append(n) or {"bright": 0.5, "dark": 0.5})
+        for n, f in enumerate(task.folds)
+    ]
+    run_training(replace(task, folds=folds))
+    assert calls == scored
+
+
 def test_the_held_out_iou_is_the_mean_of_what_each_network_makes_of_its_own_slices():
     found = [{"bright": 0.5, "dark": None}, {"bright": 0.7, "dark": 0.2}, {"bright": 0.9, "dark": 0.4}]
     task = task_of_three()

@@ -141,6 +141,22 @@ def test_where_the_image_shows_nothing_the_slices_tell():
     assert np.mean(iou(told, truth)) > np.mean(iou(not_told, truth)) + 0.2
 
 
+@pytest.mark.parametrize("planes, held_out, taught", [
+    ((8,), None, False), ((8, 16), None, True), ((8, 16), (Plane(0, 16),), False), ((4, 8, 16), (Plane(0, 16),), True),
+])
+def test_what_slices_tell_is_only_used_where_it_can_be_learnt(planes, held_out, taught: bool):
+    """By one slice a network cannot learn what it tells about others, and weights at random would count it."""
+    annotation = replace(tiny_annotation(tiny_volume(), planes), held_out=held_out)
+    options = RunOptions("cpu", plan={**NARROW, "widths": "4,8"})
+    _, model = densify(tiny_volume(), annotation, tiny_recipe(iterations=1), options)
+    assert model.plan.known_slices == taught
+    _, further = densify(
+        tiny_volume(), tiny_annotation(tiny_volume(), (8, 12, 16)), tiny_recipe(iterations=1),
+        replace(options, start_from=model),
+    )
+    assert further.plan.known_slices
+
+
 def test_errors_on_held_out_slices_are_those_of_a_network_that_does_not_know_them():
     """A structure that only the held-out slice shows cannot be found there, although the result knows the slice."""
     annotation = tiny_annotation(noise_volume(), (2, 6, 10, 14, 18))

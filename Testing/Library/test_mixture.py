@@ -10,12 +10,8 @@ import torch
 import torch.nn.functional as F
 from tiny_training import NARROW, tiny_annotation, tiny_recipe, tiny_volume
 
-from SparseUNet3DLib.cases import Case
-from SparseUNet3DLib.evaluation import FALSE_POSITIVE, TRUE_POSITIVE
-from SparseUNet3DLib.held_out_answers import Answer, map_of_errors
 from SparseUNet3DLib.mixture import USUAL, HeldOutLogits, Mixture, fit_mixture
 from SparseUNet3DLib.model_file import load_model
-from SparseUNet3DLib.tiles import Box
 from SparseUNet3DLib.workflow import RunOptions, densify, segment
 
 
@@ -29,33 +25,38 @@ def a_slice(of_network: float, of_voxels: float, seed: int = 0, voxels: int = 40
 
 @pytest.mark.parametrize("factors", [(0.5, 0.2), (1.0, 0.35), (0.4, 0.5), (1.2, 0.1)])
 def test_the_factors_that_the_truth_was_drawn_with_are_found(factors: tuple[float, float]):
-    found = fit_mixture([a_slice(*factors, seed=n) for n in range(4)])
+    found = fit_mixture([a_slice(*factors, seed=n) for n in range(4)], 4)
     assert (found.network, found.voxels) == pytest.approx(factors, rel=0.1)
 
 
 def test_one_slice_of_few_voxels_is_believed_less_than_several():
-    alone = fit_mixture([a_slice(0.3, 0.6)])
-    several = fit_mixture([a_slice(0.3, 0.6, seed=n) for n in range(6)])
+    alone = fit_mixture([a_slice(0.3, 0.6)], 1)
+    several = fit_mixture([a_slice(0.3, 0.6, seed=n) for n in range(6)], 6)
     shares = [m.voxels / m.network for m in (USUAL, alone, several)]
     assert shares == sorted(shares)
 
 
+def test_several_answers_about_one_slice_are_believed_as_little_as_one():
+    four, one = (fit_mixture([a_slice(0.3, 0.6)] * n, 1) for n in (4, 1))
+    assert (four.network, four.voxels) == pytest.approx((one.network, one.voxels), rel=1e-3)
+
+
 def test_without_held_out_slices_both_count_as_usual():
     empty = HeldOutLogits(torch.zeros(3, 0), torch.zeros(3, 0), torch.zeros(0, dtype=torch.int64))
-    assert fit_mixture([]) == fit_mixture([empty]) == USUAL
+    assert fit_mixture([], 0) == fit_mixture([empty], 1) == USUAL
 
 
 def test_a_classifier_that_is_wrong_hardly_counts_and_one_without_fault_does():
     right = a_slice(1.0, 0.0)
-    assert fit_mixture([right] * 4).voxels < 0.05
+    assert fit_mixture([right] * 4, 4).voxels < 0.05
     certain = replace(right, voxels=20 * F.one_hot(right.labels, 3).T.float())
-    assert fit_mixture([certain] * 4).voxels > 0.3
+    assert fit_mixture([certain] * 4, 4).voxels > 0.3
 
 
 @pytest.mark.parametrize("size", [1e6, 1e30])
 def test_absurd_logits_give_usable_factors(size: float):
     absurd = a_slice(1.0, 0.35)
-    found = fit_mixture([replace(absurd, network=size * absurd.network, voxels=size * absurd.voxels)])
+    found = fit_mixture([replace(absurd, network=size * absurd.network, voxels=size * absurd.voxels)], 1)
     assert 0 <= found.network < float("inf")
     assert 0 <= found.voxels < float("inf")
 
@@ -64,12 +65,12 @@ def test_logits_that_inference_made_can_be_fitted_to():
     with torch.inference_mode():
         made = a_slice(0.5, 0.2)
         held_out = HeldOutLogits(made.network.clone(), made.voxels.clone(), made.labels.clone())
-    assert fit_mixture([held_out]) == fit_mixture([a_slice(0.5, 0.2)])
+    assert fit_mixture([held_out], 1) == fit_mixture([a_slice(0.5, 0.2)], 1)
 
 
 def test_all_voxels_of_a_large_slice_need_not_be_looked_at():
     large = a_slice(0.5, 0.2, voxels=120_000)
-    assert (fit_mixture([large] * 4).voxels) == pytest.approx(0.2, rel=0.1)
+    assert fit_mixture([large] * 4, 4).voxels == pytest.approx(0.2, rel=0.1)
 
 
 def test_the_mixture_of_two():
@@ -108,17 +109,3 @@ def test_the_mixture_of_a_model_is_that_by_which_it_segments():
 def test_where_nothing_is_held_out_or_no_classifier_asked_all_is_as_usual():
     assert learn((5, 10, 15))[2].mixture == USUAL
     assert learn((2, 5, 8, 11, 14, 17, 20), voxel_classifier=False)[2].mixture == USUAL
-
-
-def test_the_map_of_errors_shows_what_the_mixture_says():
-    """Of a slice that is all of the first segment the network says so, and the classifier the second one."""
-    volume = tiny_volume()
-    case = Case(volume, tiny_annotation(volume, (5,)))
-    shape = volume.array.shape[1:]
-    box = Box((5, 0, 0), (1, *shape[1:]))
-    says = [F.one_hot(torch.full((shape[1] * shape[2],), n), 3).T.float() for n in (1, 2)]
-    answer = Answer(case, box, HeldOutLogits(*says, torch.ones(shape[1] * shape[2], dtype=torch.int64)))
-    for mixture, expected in ((Mixture(1.0, 0.5), TRUE_POSITIVE), (Mixture(1.0, 2.0), FALSE_POSITIVE)):
-        found = map_of_errors([answer], mixture, shape)
-        assert (found[5] == expected).all()
-        assert not np.delete(found, 5, axis=0).any()

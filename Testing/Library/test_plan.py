@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from volumes_for_tests import Triple, make_plan_of
 
 from SparseUNet3DLib.errors import InputError, MemoryLimitError, SparseUNetError, UsageError
-from SparseUNet3DLib.plan import ANISOTROPIC, Plan, fit_to_memory, format_triple, make_plan, override_plan
+from SparseUNet3DLib.plan import ANISOTROPIC, Plan, fit_to_memory, format_triple
+from SparseUNet3DLib.plan_overrides import override_plan
+from SparseUNet3DLib.planner import make_plan
 from SparseUNet3DLib.recipe import Recipe, preset
 
 PLENTY = 2**50

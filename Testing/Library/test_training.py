@@ -237,6 +237,25 @@ def test_when_memory_runs_out_the_batch_then_the_patch_becomes_smaller():
     build_network(result.plan).load_state_dict(result.weights)
 
 
+def test_memory_that_runs_out_while_the_first_step_sets_up_its_moments_costs_a_smaller_batch(monkeypatch):
+    """Some parameters have moments then, and others none."""
+    step, failures = torch.optim.AdamW.step, []
+
+    def half_a_step(self: torch.optim.AdamW, *args: object) -> None:
+        if failures:
+            return step(self, *args)
+        failures.append(True)
+        parameters = self.param_groups[0]["params"]
+        self.param_groups[0]["params"] = parameters[:1]
+        step(self, *args)
+        self.param_groups[0]["params"] = parameters
+        raise MemoryError
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", half_a_step)
+    result, _ = run(recipe=tiny_recipe(iterations=2), plan=tiny_plan(batch_size=2))
+    assert (result.iterations, result.plan.batch_size) == (2, 1)
+
+
 @in_fresh_process
 def test_the_smallest_patch_not_fitting_is_said_in_a_sentence():
     pytest.importorskip("resource")

@@ -29,7 +29,7 @@ from SparseUNet3DLib.model_file import load_model
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import PRESETS
 from SparseUNet3DLib.segmentation_files import read_segmentation
-from SparseUNet3DLib.segments import Segmentation
+from SparseUNet3DLib.segments import Segment, Segmentation
 from SparseUNet3DLib.workflow import RunOptions, densify, prepare, segment, train
 
 PLAN = {**NARROW, "widths": "8,16"}
@@ -393,6 +393,15 @@ def test_a_constant_volume_is_refused_and_a_constant_channel_reported():
     model = train([Case(both, tiny_annotation(both))], quick(1), OPTIONS, reporter)
     assert "Channel 'empty' is constant" in reporter.of("warning")[0]["message"]
     assert all(bool(w.isfinite().all()) for w in model.weights.values())
+
+
+def test_more_segments_than_a_model_can_have_are_refused():
+    """A label map of single cells, say: what comes of it could be trained, but its model not be read again."""
+    volume = tiny_volume()
+    annotation = tiny_annotation(volume)
+    segments = tuple(Segment(f"s{n}", f"cell {n}", (1.0, 0.0, 0.0)) for n in range(4096))
+    with pytest.raises(InputError, match="has 4096 segments, but a network tells at most 4095 apart"):
+        prepare([Case(volume, replace(annotation, segments=segments))], quick(), OPTIONS, CollectingReporter())
 
 
 def test_too_little_memory_is_told_before_training():

@@ -72,6 +72,39 @@ def test_what_is_said_of_slices_outlives_a_volume_that_is_loaded_again(panel, re
     assert list(panel.parameters.completeSlices) == ["z:0"]
 
 
+def test_the_volume_that_is_looked_at_is_the_first_choice(panel):
+    first, second = addVolume("MR"), addVolume("CT")
+    slicer.util.setSliceViewerLayers(background=None)
+    panel.data.enter()
+    assert panel.parameters.volume is None  # which one nobody knows
+    slicer.util.setSliceViewerLayers(background=second)
+    panel.data.enter()
+    assert panel.parameters.volume is second
+    panel.parameters.volume = None
+    slicer.util.setSliceViewerLayers(background=None)
+    slicer.mrmlScene.RemoveNode(second)
+    panel.data.enter()
+    assert panel.parameters.volume is first
+
+
+def test_slices_held_out_of_another_annotation_are_not_marked(panel, ready, train, drive):
+    train()
+
+    def marked() -> int:
+        uses = [panel.ui.sliceTable.cellWidget(row, 3).currentText for row in range(panel.ui.sliceTable.rowCount)]
+        return uses.count("held out (automatic)")
+
+    assert marked() == 1
+    panel.ui.annotationSelector.setCurrentNode(addAnnotation(panel.parameters.volume))
+    assert drive(lambda: panel.annotate.isUpToDate and panel.ui.sliceTable.rowCount == len(PAINTED))
+    assert marked() == 0
+
+
+def test_channels_whose_names_differ_in_capitals_only_are_two_files():
+    files = runs.channelFiles(["T1", "t1", "T1 2", "T1"], Path("folder"))
+    assert [file.name for file in files] == ["T1.nrrd", "t1 2.nrrd", "T1 2 2.nrrd", "T1 3.nrrd"]
+
+
 def test_a_volume_that_moves_under_its_annotation_shows_other_slices(panel, ready, drive):
     volume = panel.parameters.volume
     before = panel.annotate.overview.planes()

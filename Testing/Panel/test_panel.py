@@ -313,6 +313,7 @@ def test_stop_now_keeps_a_checkpoint_to_continue_from(panel, ready, drive, train
     assert panel.parameters.result is None or panel.ui.statusLabel.text == "Done."
     if panel.parameters.result is None:
         assert panel.ui.continueButton.enabled and panel.ui.errorFrame.isHidden()
+        assert panel.ui.statusLabel.text == "Stopped. Press 'Continue' to go on."
         train(panel.ui.continueButton)
         assert panel.parameters.runFolder == folder
 
@@ -380,6 +381,16 @@ def test_a_model_is_saved_loaded_and_applied(panel, ready, train, drive, tmp_pat
     assert drive(lambda: not panel.isBusy, 60)
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["a.seg.nrrd", "b.seg.nrrd"]
     assert panel.ui.statusLabel.text.startswith("2 segmentations were written to")
+    # a second time, when all are there; and with a further one
+    panel.ui.applyFolderButton.click()
+    assert not panel.isBusy and "All 2 volumes have a segmentation in" in panel.ui.errorLabel.text
+    before = (tmp_path / "out" / "a.seg.nrrd").stat().st_mtime_ns
+    slicer.util.saveNode(two, str(tmp_path / "in" / "c.nrrd"))
+    panel.ui.applyFolderButton.click()
+    assert drive(lambda: not panel.isBusy, 60)
+    assert panel.ui.statusLabel.text.endswith("2 were there already and stay as they are.")
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["a.seg.nrrd", "b.seg.nrrd", "c.seg.nrrd"]
+    assert (tmp_path / "out" / "a.seg.nrrd").stat().st_mtime_ns == before
 
 
 def test_a_broken_model_is_refused_in_a_sentence(panel, ready, tmp_path):

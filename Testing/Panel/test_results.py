@@ -10,6 +10,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (the
 from driving import addAnnotation, addVolume, grayValues, labelsOf, nodeNames, paint, translation
 from SparseUNet3DModule.results import newSegmentation, showLabels, volumeOf
 
+from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.segments import Segment
 
 
@@ -96,6 +97,50 @@ def test_files_are_segmented_although_the_scene_is_closed(panel, ready, train, d
     assert drive(lambda: not panel.isBusy, 60)
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["a.seg.nrrd"]
     assert panel.ui.statusLabel.text.startswith("1 segmentations were written to")
+
+
+def test_the_result_of_another_volume_is_not_copied(panel, ready, train):
+    """Its slices would be taken for this one's, and learnt from."""
+    from SparseUNet3DModule.result_section import copyIntoAnnotation
+
+    train()
+    assert panel.ui.copyButton.enabled
+    other = addVolume("other")
+    panel.parameters.volume, panel.parameters.annotation = other, addAnnotation(other)
+    before = labelsOf(panel.parameters.annotation, other)
+    assert not panel.ui.copyButton.enabled
+    with pytest.raises(InputError, match="'CT segmented' was not made of 'other'; choose its own volume"):
+        copyIntoAnnotation(panel)
+    np.testing.assert_array_equal(labelsOf(panel.parameters.annotation, other), before)
+
+
+def test_a_scene_that_is_saved_while_errors_are_shown_shows_the_result(panel, ready, train, tmp_path):
+    train()
+    panel.ui.showErrorsButton.click()
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    assert "CT errors" in nodeNames("vtkMRMLSegmentationNode")  # still, for the user
+    assert not panel.parameters.result.GetDisplayNode().GetVisibility2D()
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    assert "CT errors" not in nodeNames("vtkMRMLSegmentationNode")
+    assert panel.parameters.result.GetDisplayNode().GetVisibility2D()
+
+
+def test_confidence_gives_the_foreground_back(panel, ready, train):
+    train()
+    composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    pet = addVolume("PET")
+    slicer.util.setSliceViewerLayers(foreground=pet, foregroundOpacity=0.3)
+    panel.ui.showConfidenceButton.click()
+    assert composite.GetForegroundVolumeID() == panel.parameters.confidence.GetID()
+    panel.ui.showConfidenceButton.click()
+    assert composite.GetForegroundVolumeID() == pet.GetID()
+    assert composite.GetForegroundOpacity() == pytest.approx(0.3)
+    panel.ui.showConfidenceButton.click()
+    other = addVolume("SPECT")
+    slicer.util.setSliceViewerLayers(foreground=other)  # the user's choice meanwhile
+    panel.ui.showConfidenceButton.click()
+    assert composite.GetForegroundVolumeID() == other.GetID()
 
 
 @pytest.mark.parametrize("moved", ["none", "volume", "annotation", "both"])
