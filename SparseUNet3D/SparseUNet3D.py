@@ -63,8 +63,6 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndBatchProcessEvent, self.onSceneEndBatch)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartSaveEvent, self.onSceneStartSave)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndSaveEvent, self.onSceneEndSave)
         slicer.app.connect("aboutToQuit()", self.onQuit)
         self.panel.setParameters(self.logic.getParameters())
 
@@ -101,14 +99,6 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """While nodes come and go in a batch, widgets of Slicer's take none."""
         if self.panel.isEntered and not self.panel.isImporting:
             self.panel.update()
-
-    def onSceneStartSave(self, _caller: Any, _event: Any) -> None:
-        """What is shown for a moment only is not saved."""
-        self.panel.result.onSave(isOver=False)
-
-    def onSceneEndSave(self, _caller: Any, _event: Any) -> None:
-        """It is shown again."""
-        self.panel.result.onSave(isOver=True)
 
     def onQuit(self) -> None:
         """Slicer closes: leave no process behind."""

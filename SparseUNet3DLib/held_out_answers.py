@@ -42,7 +42,7 @@ def make_validation(prepared: Preparation, fold: Fold) -> HeldOutValidation:
     kept = {id(c.volume): prepared.turn(c).annotation(c.annotation) for c in fold.training}
     cases = [prepared.turn(c).case(c) for c in fold.validation]
     known = [kept[id(c.volume)] for c in fold.validation]
-    return HeldOutValidation(cases, known, prepared.normalisation, prepared.device)
+    return HeldOutValidation(cases, known, prepared.normalisation, prepared.device, prepared.resample)
 
 
 def held_out_answers(

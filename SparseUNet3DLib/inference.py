@@ -22,7 +22,7 @@ from SparseUNet3DLib.networks.batch_norm import recompute_statistics
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 from SparseUNet3DLib.plan import Plan, Triple, format_triple
-from SparseUNet3DLib.resampling import interpolate_back, resample_to, surrounding
+from SparseUNet3DLib.resampling import Resample, interpolate_back, resample_to, surrounding
 from SparseUNet3DLib.tiles import Box, importance, intersection, tile_starts, within
 from SparseUNet3DLib.voxel_boxes import normalise, read_box, to_device
 from SparseUNet3DLib.voxel_classifier import make_voxel_features
@@ -72,20 +72,21 @@ class Predictor:
         warn: Callable[[str], None] = lambda message: None,
         known: KnownSlices | None = None,
         mixture: Mixture = USUAL,
+        resample: Resample = resample_to,
     ) -> None:
         """``image`` is (c, z, y, x) of any number type, ``spacing`` (z, y, x) in mm.
 
         ``known`` are slices of this very volume, for a network with a plan for them; ``mixture`` is for one with
-        a classifier of single voxels.
+        a classifier of single voxels; ``resample`` may know the image already.
         """
         self.network, self.plan, self.device, self.precision = network, plan, device, precision
         self.settings, self._warn = settings, warn
         self._known, self._mixture = known, mixture
         self.shape: Triple = image.shape[1:]
         self._statistics = [n.statistics(c) for n, c in zip(channels, image, strict=True)]
-        self._image, self._scale = resample_to(image, spacing, plan.spacing)
+        self._image, self._scale = resample(image, spacing, plan.spacing)
         self._frame = Box((0, 0, 0), self._image.shape[1:])
-        self._features = make_voxel_features(image, spacing, channels, plan, device)
+        self._features = make_voxel_features(image, spacing, channels, plan, device, resample)
         network.eval()
         if plan.batch_norm == "frozen":
             self._guarded(self._recompute_statistics)

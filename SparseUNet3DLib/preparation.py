@@ -24,6 +24,7 @@ from SparseUNet3DLib.plan_overrides import override_plan, parse_spacing
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.planner import make_plan, usual_patch_voxels
 from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.resampling import Resampler
 from SparseUNet3DLib.volumes import Volume
 from SparseUNet3DLib.working_spacing import choose_spacing, choose_voxel_spacing
 
@@ -68,12 +69,14 @@ class Preparation:
         normalisation: of each channel.
         plan: shape of the networks.
         device: where they are trained.
+        resample: brings the volumes to the spacings of the plan, each once for the whole run.
     """
 
     folds: list[Fold]
     normalisation: tuple[ChannelNormalisation, ...]
     plan: Plan
     device: torch.device
+    resample: Resampler = field(default_factory=Resampler)
 
     def turn(self, case: Case) -> Turn:
         """What the networks need done to the axes of ``case``."""

@@ -14,7 +14,7 @@ from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.plane_detection import Plane
-from SparseUNet3DLib.resampling import resample_to
+from SparseUNet3DLib.resampling import Resample, resample_to
 from SparseUNet3DLib.tiles import Box
 from SparseUNet3DLib.voxel_boxes import box_around, normalise, to_device
 
@@ -36,12 +36,17 @@ class PreparedCase:
     """
 
     def __init__(
-        self, case: Case, normalisation: Sequence[ChannelNormalisation], plan: Plan, device: torch.device
+        self,
+        case: Case,
+        normalisation: Sequence[ChannelNormalisation],
+        plan: Plan,
+        device: torch.device,
+        resample: Resample = resample_to,
     ) -> None:
         annotation, classes, image = case.annotation, plan.classes, case.volume.array
         self._device = device
         self.spacing, self.shape = case.volume.geometry.array_spacing, annotation.labels.shape
-        self._image, self.scale = resample_to(image, self.spacing, plan.spacing)
+        self._image, self.scale = resample(image, self.spacing, plan.spacing)
         self._statistics = [n.statistics(c) for n, c in zip(normalisation, image, strict=True)]
         self.known = KnownSlices.for_plan(annotation, plan, device)
         target = np.where(annotation.annotated, annotation.labels.astype(np.int16), np.int16(UNANNOTATED))

@@ -49,7 +49,7 @@ class PreviewWriter:
             predictor = Predictor(
                 network, plan, prepared.normalisation, case.volume.array, case.volume.geometry.array_spacing,
                 prepared.device, precision, _SETTINGS,
-                known=KnownSlices.for_plan(case.annotation, plan, prepared.device),
+                known=KnownSlices.for_plan(case.annotation, plan, prepared.device), resample=prepared.resample,
             )
             labels, _ = predictor.segment(self._go_on)
             segmentation = Segmentation(self._turn.back(labels), case.annotation.segments, self._grid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.ndimage
@@ -16,6 +16,9 @@ from SparseUNet3DLib.tiles import Box
 _SAME_SPACING = 0.1
 
 Triple = tuple[int, int, int]
+Resample = Callable[
+    [np.ndarray, Sequence[float], Sequence[float]], tuple[np.ndarray, tuple[float, float, float]]
+]
 
 
 def resample_to(
@@ -44,6 +47,28 @@ def resample_to(
             smooth, 1 / np.array(scale), output_shape=out.shape, output=out, order=1, mode="nearest"
         )
     return result, tuple(scale)
+
+
+class Resampler:
+    """Resamples each image to a spacing only once, which takes seconds for a large one.
+
+    A run needs the same images for training, validation, previews and segmentation. What was resampled lives as long
+    as this object, and must not be changed; no more do the images, which it keeps alive, too.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple, tuple[np.ndarray, np.ndarray, tuple[float, float, float]]] = {}
+
+    def __call__(
+        self, image: np.ndarray, spacing: Sequence[float], wanted: Sequence[float]
+    ) -> tuple[np.ndarray, tuple[float, float, float]]:
+        """What ``resample_to`` returns."""
+        # A turned volume is another view of the same memory each time.
+        place = image.__array_interface__["data"][0], image.shape, image.strides, image.dtype.str
+        key = (*place, tuple(spacing), tuple(wanted))
+        if key not in self._kept:
+            self._kept[key] = image, *resample_to(image, spacing, wanted)
+        return self._kept[key][1:]
 
 
 def surrounding(block: Box, shape: Sequence[int], scale: Sequence[float]) -> Box:

@@ -20,6 +20,7 @@ from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.prepared_case import PreparedCase, keep_on_device, randint
 from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.resampling import Resample, resample_to
 
 #: A patch lies at places that differ by at least this much to either side, as a share of half its size.
 _LEAST_SHIFT = 0.35
@@ -62,9 +63,12 @@ class PatchSampler:
         plan: Plan,
         recipe: Recipe,
         device: torch.device,
+        resample: Resample = resample_to,
     ) -> None:
         self.plan, self.recipe, self.device = plan, recipe, device
-        self.cases = [PreparedCase(c, normalisation, plan, device) for c in cases if c.annotation.annotated.any()]
+        self.cases = [
+            PreparedCase(c, normalisation, plan, device, resample) for c in cases if c.annotation.annotated.any()
+        ]
         if not self.cases:
             raise InputError("No voxel is annotated, so there is nothing to learn from; paint some slices first.")
         if device.type == "cuda" and choose_precision(device, recipe.precision) == torch.bfloat16:

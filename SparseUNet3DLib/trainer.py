@@ -20,6 +20,7 @@ from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.recorded_network import Features, record_features
+from SparseUNet3DLib.resampling import Resample
 from SparseUNet3DLib.sampling import Batch, PatchSampler
 from SparseUNet3DLib.voxel_classifier import fit_voxel_network
 
@@ -224,9 +225,11 @@ class Trainer:
         self.network.load_state_dict(weights)
         self._average.load(self.network.state_dict())
 
-    def fit_voxel_network(self, cases: Sequence[Case], normalisation: Sequence[ChannelNormalisation]) -> None:
+    def fit_voxel_network(
+        self, cases: Sequence[Case], normalisation: Sequence[ChannelNormalisation], resample: Resample
+    ) -> None:
         """Fit the classifier of single voxels to ``cases``; its weights stay so beside those that are trained."""
-        fitted = fit_voxel_network(cases, normalisation, self.plan, self.device, self.seed).state_dict()
+        fitted = fit_voxel_network(cases, normalisation, self.plan, self.device, self.seed, resample).state_dict()
         for name, tensor in fitted.items():
             self.network.state_dict()[f"voxel_network.{name}"].copy_(tensor)
             self._average.tensors[f"voxel_network.{name}"].copy_(tensor)

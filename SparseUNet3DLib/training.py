@@ -94,7 +94,7 @@ class _Loop:
 
     def _begin_member(self) -> None:
         if self.trainer.plan.voxel_spacing and not self.trainer.counters.steps:
-            self.trainer.fit_voxel_network(self._fold().cases, self.task.normalisation)
+            self.trainer.fit_voxel_network(self._fold().cases, self.task.normalisation, self.task.resample)
             # The U-Net's schedule begins now.
             self.trainer.counters.seconds = self.trainer.counters.first_seconds = self._seconds()
         self.snapshots = [self._snapshot()]
@@ -296,7 +296,7 @@ class _Loop:
     def _make_trainer(self, plan: Plan, precision: torch.dtype, counters: Counters) -> Trainer:
         task = self.task
         cases = self._fold(counters.member).cases
-        sampler = PatchSampler(cases, task.normalisation, plan, task.recipe, task.device)
+        sampler = PatchSampler(cases, task.normalisation, plan, task.recipe, task.device, task.resample)
         trainer = Trainer(plan, task.recipe, sampler, task.device, precision, counters)
         # Further networks begin from random weights: the former ones have learnt what these hold out.
         if not counters.steps and counters.member < len(task.initial_weights):

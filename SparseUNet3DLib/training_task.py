@@ -14,6 +14,7 @@ from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
+from SparseUNet3DLib.resampling import Resample, resample_to
 from SparseUNet3DLib.stopping import StopRequest
 
 
@@ -50,6 +51,7 @@ class TrainingTask:
         preview_tiles: how many tiles that takes.
         folder: where checkpoints go; None: none are written.
         initial_weights: weights to start from, of one or several networks; none: random ones.
+        resample: brings volumes to the spacings of the plan.
     """
 
     folds: Sequence[TrainingFold]
@@ -63,6 +65,7 @@ class TrainingTask:
     preview_tiles: int = 1
     folder: Path | None = None
     initial_weights: Sequence[dict[str, torch.Tensor]] = ()
+    resample: Resample = resample_to
 
 
 @dataclass(frozen=True)

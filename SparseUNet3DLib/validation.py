@@ -17,6 +17,7 @@ from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.preparation import shape_at
+from SparseUNet3DLib.resampling import Resample, resample_to
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DLib.tiles import Box, count_tiles
 
@@ -38,7 +39,9 @@ class HeldOutValidation:
         known: Sequence[SparseAnnotation | None],
         normalisation: Sequence[ChannelNormalisation],
         device: torch.device,
+        resample: Resample = resample_to,
     ) -> None:
+        self._resample = resample
         self._known = known
         self._cases, self._normalisation, self._device = cases, normalisation, device
         self._segments = cases[0].annotation.segments
@@ -116,6 +119,7 @@ class HeldOutValidation:
         return Predictor(
             network, plan, self._normalisation, case.volume.array, case.volume.geometry.array_spacing, self._device,
             precision, _SETTINGS, known=None if known is None else KnownSlices.for_plan(known, plan, self._device),
+            resample=self._resample,
         )
 
 

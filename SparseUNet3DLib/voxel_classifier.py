@@ -19,6 +19,7 @@ from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.networks.voxel_network import WIDTH, VoxelNetwork, compress
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
+from SparseUNet3DLib.resampling import Resample, resample_to
 from SparseUNet3DLib.voxel_features import FEATURES_PER_CHANNEL, VoxelFeatures
 
 #: Annotated voxels to learn from, of all volumes; more would not change what is learnt.
@@ -36,12 +37,13 @@ def make_voxel_features(
     normalisation: Sequence[ChannelNormalisation],
     plan: Plan,
     device: torch.device,
+    resample: Resample = resample_to,
 ) -> VoxelFeatures | None:
     """Those of ``image`` (c, z, y, x), for the spacing that ``plan`` wants them at; None where it wants none."""
     if not plan.voxel_spacing:
         return None
     statistics = [n.statistics(channel) for n, channel in zip(normalisation, image, strict=True)]
-    return VoxelFeatures(image, spacing, plan.voxel_spacing, statistics, device)
+    return VoxelFeatures(image, spacing, plan.voxel_spacing, statistics, device, resample)
 
 
 def fit_voxel_network(
@@ -50,11 +52,13 @@ def fit_voxel_network(
     plan: Plan,
     device: torch.device,
     seed: int,
+    resample: Resample = resample_to,
 ) -> VoxelNetwork:
     """The network for the annotated voxels of ``cases``, whose axes are those of ``plan``; in inference mode."""
     rng = np.random.default_rng(seed)
     cases = [case for case in cases if case.annotation.annotated.any()]
-    samples = [_annotated_voxels(case, normalisation, plan, device, _MOST_VOXELS // len(cases), rng) for case in cases]
+    most = _MOST_VOXELS // len(cases)
+    samples = [_annotated_voxels(case, normalisation, plan, device, resample, most, rng) for case in cases]
     features, labels = (torch.cat(parts).to(device) for parts in zip(*samples, strict=True))
     centre, spread = (torch.stack(found) for found in zip(*map(_centre_and_spread, features.T), strict=True))
     layers = _fit(features, centre, spread, labels, plan.classes, seed)
@@ -75,12 +79,14 @@ def _annotated_voxels(
     normalisation: Sequence[ChannelNormalisation],
     plan: Plan,
     device: torch.device,
+    resample: Resample,
     most: int,
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Features (n, features) float32 and labels (n,) int64 of up to ``most`` annotated voxels."""
     annotation, volume = case.annotation, case.volume
-    features = make_voxel_features(volume.array, volume.geometry.array_spacing, normalisation, plan, device)
+    spacing = volume.geometry.array_spacing
+    features = make_voxel_features(volume.array, spacing, normalisation, plan, device, resample)
     voxels = np.stack(np.unravel_index(_thin_out(annotation, most, rng), annotation.annotated.shape), axis=1)
     labels = torch.from_numpy(annotation.labels[tuple(voxels.T)].astype(np.int64))
     return features.at(voxels), labels

@@ -18,7 +18,7 @@ import torch
 from SparseUNet3DLib.gaussian_filters import FILTERS, HALO, enlarge, filters, halve
 from SparseUNet3DLib.normalisation import ChannelStatistics
 from SparseUNet3DLib.plan import ANISOTROPIC
-from SparseUNet3DLib.resampling import interpolate_at, interpolate_back, resample_to, surrounding
+from SparseUNet3DLib.resampling import Resample, interpolate_at, interpolate_back, resample_to, surrounding
 from SparseUNet3DLib.tiles import Box
 from SparseUNet3DLib.voxel_boxes import normalise, read_box, to_device
 
@@ -56,13 +56,14 @@ class VoxelFeatures:
         wanted: Sequence[float],
         statistics: Sequence[ChannelStatistics],
         device: torch.device,
+        resample: Resample = resample_to,
     ) -> None:
         """``image`` is (c, z, y, x) of any number type; it is brought from its ``spacing`` to the ``wanted`` one.
 
         Spacings are (z, y, x) in mm.
         """
         self._statistics, self._device = statistics, device
-        image, self._scale = resample_to(image, spacing, wanted)
+        image, self._scale = resample(image, spacing, wanted)
         self._shape = image.shape[1:]
         self._levels = [_Level(image, (1, 1, 1), _wide_axes(wanted, self._shape))]
         while len(self._levels) < _LEVELS:

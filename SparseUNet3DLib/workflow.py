@@ -36,14 +36,15 @@ from SparseUNet3DLib.held_out_answers import (
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.model_file import Model, adapt_weights
-from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.orientation import Turn
 from SparseUNet3DLib.preparation import Preparation, RunOptions, prepare, require_like_spacing
 from SparseUNet3DLib.preview import PreviewWriter
 from SparseUNet3DLib.recipe import PRESETS, Recipe
+from SparseUNet3DLib.resampling import Resample, resample_to
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.tiles import larger_tiles
+from SparseUNet3DLib.time_estimate import seconds_after_training
 from SparseUNet3DLib.training import run_training
 from SparseUNet3DLib.training_record import make_record
 from SparseUNet3DLib.training_task import TrainingFold, TrainingTask
@@ -117,6 +118,26 @@ def segment(
         Interrupted: asked to stop.
     """
     reporter, stop = reporter or CollectingReporter(), stop or StopRequest()
+    prediction = _segment(
+        model, volume, device, settings, known or keep, known is not None, resample_to, reporter, stop
+    )
+    if keep is not None:
+        _keep_annotation(prediction, model, keep)
+    return prediction
+
+
+def _segment(
+    model: Model,
+    volume: Volume,
+    device: str,
+    settings: InferenceSettings | None,
+    known: SparseAnnotation | None,
+    is_own: bool,
+    resample: Resample,
+    reporter: Reporter,
+    stop: StopRequest,
+) -> Prediction:
+    """As ``segment``; ``is_own`` says that the model was made from this volume."""
     where = choose_device(device)
     if volume.array.shape[0] != len(model.channels):
         raise InputError(
@@ -130,18 +151,15 @@ def segment(
     precision = choose_precision(where, model.recipe.precision)
     settings = settings or InferenceSettings(memory=int(LOGITS_SHARE * available_memory(torch.device("cpu"))))
     plan = larger_tiles(model.plan, turned.array.shape[1:], available_memory(where))
-    if known is None:  # what single voxels of the volume learnt from look like need not hold for others
+    if not is_own:  # what single voxels of the volume learnt from look like need not hold for others
         plan = replace(plan, voxel_spacing=())
     predictor = Predictor(
         network, plan, model.channels, turned.array, turned.geometry.array_spacing, where, precision, settings,
         lambda message: reporter.emit("warning", message=message),
-        _known_slices(known or keep, model, turn, where), model.mixture,
+        _known_slices(known, model, turn, where), model.mixture, resample,
     )
     labels, confidence = (turn.back(found) for found in predictor.segment(_progress(reporter, stop, "segmenting")))
-    prediction = Prediction(Segmentation(labels, model.segments, volume.geometry), confidence)
-    if keep is not None:
-        _keep_annotation(prediction, model, keep)
-    return prediction
+    return Prediction(Segmentation(labels, model.segments, volume.geometry), confidence)
 
 
 def densify(
@@ -165,7 +183,7 @@ def densify(
     reporter, stop = reporter or CollectingReporter(), stop or StopRequest()
     prepared = prepare([Case(volume, annotation)], recipe, options, reporter)
     if recipe.seconds is not None:
-        reserved = _seconds_to_segment(prepared, volume, recipe, settings) + time.perf_counter() - started
+        reserved = seconds_after_training(prepared, volume, recipe, settings) + time.perf_counter() - started
         recipe = replace(recipe, seconds=max(0.25 * recipe.seconds, recipe.seconds - reserved))
     model = _train(prepared, recipe, options, reporter, stop)
     try:
@@ -173,7 +191,9 @@ def densify(
         if model.plan.voxel_spacing:
             model = replace(model, mixture=best_mixture(answers))
         model = replace(model, record={**model.record, "held_out_iou": held_out_iou(answers, model.mixture)})
-        prediction = segment(model, volume, options.device, settings, reporter=reporter, stop=stop, known=annotation)
+        prediction = _segment(
+            model, volume, options.device, settings, annotation, True, prepared.resample, reporter, stop
+        )
     except Interrupted as error:
         if options.folder is None:
             raise
@@ -230,38 +250,12 @@ def _train(
             preview.tiles if preview else 1,
             options.folder,
             [adapt_weights(m, single, segments) for m in start.members()] if start else [],
+            prepared.resample,
         ),
         options.resume,
     )
     record = make_record(prepared, result, start)
     return Model(result.plan, recipe, prepared.normalisation, segments, result.weights, record)
-
-
-def _seconds_to_segment(
-    prepared: Preparation, volume: Volume, recipe: Recipe, settings: InferenceSettings | None
-) -> float:
-    """Time of what follows training, measured with an untrained network: the volume, and the held-out slices twice."""
-    started = time.perf_counter()
-    fold = prepared.folds[0]
-    turn = prepared.turn(fold.training[0])
-    volume = turn.volume(volume)
-    network = build_network(prepared.plan).to(prepared.device, memory_format=memory_format(prepared.device))
-    predictor = Predictor(
-        network, replace(prepared.plan, batch_norm=None if prepared.plan.batch_norm == "frozen"
-                         else prepared.plan.batch_norm),
-        prepared.normalisation, volume.array, volume.geometry.array_spacing, prepared.device,
-        choose_precision(prepared.device, recipe.precision), settings or InferenceSettings(),
-        known=KnownSlices.for_plan(
-            turn.annotation(fold.training[0].annotation), prepared.plan, prepared.device
-        ),
-    )
-    to_prepare = time.perf_counter() - started
-    held_out = sum(len(c.annotation.planes) for c in fold.validation)
-    # A slice through the tiles shows about so many of them.
-    tiles_of_a_slice = predictor.count_tiles() ** (2 / 3)
-    # The held-out slices are segmented for their IoU at the end, and then for the mixture and the map of what is wrong.
-    to_score = 2 * held_out * tiles_of_a_slice * predictor.seconds_per_tile()
-    return (1 + prepared.plan.members if held_out else 1) * to_prepare + predictor.seconds_to_segment() + to_score
 
 
 def _known_slices(

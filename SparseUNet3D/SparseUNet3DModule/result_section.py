@@ -21,6 +21,8 @@ from SparseUNet3DModule.results import newSegmentation, showLabels, volumeOf
 from SparseUNet3DModule.tasks import withoutBackground
 
 _CONFIDENCE_OPACITY = 0.5
+#: Attribute of a result that is hidden because its errors are shown; these are not saved with the scene.
+_HIDDEN = "SparseUNet3D.HiddenByErrors"
 
 
 class ResultSection:
@@ -50,6 +52,8 @@ class ResultSection:
             self.showNothing()
         result = parameters.result if parameters is not None else None
         confidence = parameters.confidence if parameters is not None else None
+        if result is not None and result.GetAttribute(_HIDDEN) and not self._errorsId:  # a scene was loaded
+            self._hideBehindErrors(result, False)
         ui.show3DButton.enabled = result is not None
         ui.showConfidenceButton.enabled = confidence is not None
         ui.showErrorsButton.enabled = result is not None and self._errorFile() is not None
@@ -141,7 +145,7 @@ class ResultSection:
             self._errorsId = ""
         if parameters is None or parameters.result is None:
             return
-        parameters.result.GetDisplayNode().SetVisibility2D(True)
+        self._hideBehindErrors(parameters.result, False)
         path, volume = self._errorFile(), volumeOf(parameters.result)  # another one may be chosen by now
         if not checked or path is None:
             return
@@ -155,17 +159,16 @@ class ResultSection:
                 )
             )
             return
-        parameters.result.GetDisplayNode().SetVisibility2D(False)
         node = newSegmentation(_("{name} errors").format(name=volume.GetName()), volume)
         node.SetSaveWithScene(False)
         showLabels(node, arrays[0], CONFUSION_SEGMENTS, volume)
         self._errorsId = node.GetID()
+        self._hideBehindErrors(parameters.result, True)
 
-    def onSave(self, isOver: bool) -> None:
-        """The scene is saved, in which the result is not hidden: the errors that hide it are not saved."""
-        result = self._panel.parameters.result if self._panel.parameters is not None else None
-        if self._errorsId and result is not None:
-            result.GetDisplayNode().SetVisibility2D(not isOver)
+    def _hideBehindErrors(self, result: Any, hidden: bool) -> None:
+        """Hide the result in the slices, or show it again; a scene that is saved meanwhile tells why it is hidden."""
+        result.SetAttribute(_HIDDEN, "1" if hidden else None)
+        result.GetDisplayNode().SetVisibility2D(not hidden)
 
     def _onCopy(self) -> None:
         parameters = self._panel.parameters

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from SparseUNet3DLib.resampling import interpolate_back, resample_to
+from SparseUNet3DLib import resampling
+from SparseUNet3DLib.resampling import Resampler, interpolate_back, resample_to
 
 SHAPE = (9, 12, 7)
 
@@ -20,6 +21,26 @@ def test_the_same_spacing_gives_the_image_itself():
     same, scale = resample_to(image, (2.0, 1.0, 1.0), (2.15, 0.95, 1.0))
     assert same is image
     assert scale == (1.0, 1.0, 1.0)
+
+
+def test_a_run_resamples_an_image_once_for_each_spacing(monkeypatch):
+    calls = []
+    monkeypatch.setattr(resampling, "resample_to", lambda *a: calls.append(a) or resample_to(*a))
+    image, resample = ramp(SHAPE).astype(np.float32), Resampler()
+    expected = resample_to(image, (1.0, 1.0, 1.0), (2.0, 2.0, 2.0))[0]
+    for _ in range(3):
+        found, scale = resample(image[:], (1.0, 1.0, 1.0), (2.0, 2.0, 2.0))
+        np.testing.assert_array_equal(found, expected)
+        assert scale == (0.5, 0.5, 0.5)
+    assert len(calls) == 1
+    turned = image[:, ::-1]  # the same memory, read backwards
+    np.testing.assert_array_equal(
+        resample(turned, (1.0, 1.0, 1.0), (2.0, 2.0, 2.0))[0], resample_to(turned, (1.0,) * 3, (2.0,) * 3)[0]
+    )
+    resample(image, (1.0, 1.0, 1.0), (2.0, 2.0, 1.0))
+    resample(image, (2.0, 1.0, 1.0), (2.0, 2.0, 2.0))
+    resample(image.copy(), (1.0, 1.0, 1.0), (2.0, 2.0, 2.0))
+    assert len(calls) == 5
 
 
 def test_a_single_plane_is_not_resampled_across():

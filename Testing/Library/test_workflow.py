@@ -18,7 +18,7 @@ from tiny_training import (
     tiny_volume,
 )
 
-from SparseUNet3DLib import training
+from SparseUNet3DLib import resampling, training, workflow
 from SparseUNet3DLib.annotation import from_planes
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import InputError, Interrupted, MemoryLimitError, UsageError
@@ -28,6 +28,7 @@ from SparseUNet3DLib.inference import InferenceSettings
 from SparseUNet3DLib.model_file import load_model
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import PRESETS
+from SparseUNet3DLib.resampling import resample_to
 from SparseUNet3DLib.segmentation_files import read_segmentation
 from SparseUNet3DLib.segments import Segment, Segmentation
 from SparseUNet3DLib.workflow import RunOptions, densify, prepare, segment, train
@@ -231,6 +232,19 @@ def test_a_time_budget_covers_training_and_segmentation():
     assert 1.0 <= budget < 4.0  # the rest is reserved for segmenting, but never more than three quarters
     assert budget - 0.1 <= model.record["seconds"] < took
     assert took < 60.0
+
+
+def test_a_run_resamples_its_volume_once_for_each_of_its_grids(monkeypatch, tmp_path):
+    """A large volume takes seconds for that, and training, validation, previews and segmentation need the same."""
+    wanted = []
+    monkeypatch.setattr(resampling, "resample_to", lambda *a: wanted.append(a[2]) or resample_to(*a))
+    monkeypatch.setattr(workflow, "resample_to", None)
+    volume = tiny_volume(spacing=(2.0, 1.0, 1.0))
+    recipe = quick(6, seconds=30.0, members=2, voxel_classifier=True)
+    options = replace(OPTIONS, hold_out=1, plan={**PLAN, "spacing": "2x2x2"}, preview=tmp_path / "p.seg.nrrd")
+    _, model = densify(volume, tiny_annotation(volume, (2, 5, 8, 11, 14, 17, 20)), recipe, options)
+    assert model.plan.members == 2
+    assert sorted(wanted) == sorted({model.plan.spacing, model.plan.voxel_spacing})
 
 
 def test_a_budget_too_short_to_segment_in_still_trains_for_a_quarter_of_it():
