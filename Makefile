@@ -17,9 +17,10 @@ export PYTHON
 demo: .venv/demo.installed
 	.venv/bin/sparse-unet3d demo --output demo-output --overwrite
 
+# File by file and in their order: the module's tests reload the library, which tests of it must not see after them.
 test: .venv/test.installed
 	.venv/bin/ruff check .
-	.venv/bin/python -m pytest --cov -n 2 --dist loadgroup
+	.venv/bin/python -m pytest --cov -n 2 --dist loadfile --no-loadscope-reorder
 
 screenshots: .venv/test.installed
 	.venv/bin/python Testing/Panel/screenshots.py Documentation

@@ -52,10 +52,11 @@ def held_out_answers(
 
     ``progress`` is told after each slice how much is done (0..1); what it raises ends it.
     """
-    folds = prepared.folds[: model.plan.members]  # a run may be stopped before the last
-    total = sum(len(c.annotation.planes) for fold in folds for c in fold.validation)
+    # A run may be stopped before the last network, and one that is resumed with less time have more than were wanted.
+    folds = list(zip(prepared.folds, model.members(), strict=False))
+    total = sum(len(c.annotation.planes) for fold, _ in folds for c in fold.validation)
     answers: list[Answer] = []
-    for number, (fold, member) in enumerate(zip(folds, model.members(), strict=True)):
+    for number, (fold, member) in enumerate(folds):
         if not fold.validation:
             continue
         learnt = _learnt_planes(prepared, fold)
@@ -80,7 +81,7 @@ def _learnt_planes(prepared: Preparation, fold: Fold) -> dict[str, set[Plane]]:
 def best_mixture(answers: Sequence[Answer]) -> Mixture:
     """What suits those of the ``answers`` that are a test."""
     tests = [a for a in answers if not a.learnt]
-    return fit_mixture([a.logits for a in tests], len({(id(a.case.volume), a.plane) for a in tests}))
+    return fit_mixture([a.logits for a in tests], len({(a.case.volume.name, a.plane) for a in tests}))
 
 
 def held_out_iou(answers: Sequence[Answer], mixture: Mixture) -> dict[str, float | None] | None:

@@ -41,8 +41,8 @@ class RunOptions:
     Attributes:
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         hold_out: annotated planes per volume kept for validation; None: about one in six, none of fewer than 5.
-        plan: parts of the plan to override, as ``plan.override_plan`` takes them; and "spacing", at which the network
-            works, as ``plan.parse_spacing`` takes it.
+        plan: parts of the plan to override, as ``plan_overrides.override_plan`` takes them; and "spacing", at which the
+            network works, as ``plan_overrides.parse_spacing`` takes it.
         memory: bytes that training may use; None: four fifths of what is free on the device.
         folder: where checkpoints go; None: none are written.
         resume: go on from the checkpoint in ``folder``.
@@ -141,8 +141,8 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     if start and wanted_spacing:
         raise UsageError("A model to start from goes on at the spacing that it was trained at; leave out spacing.")
     folds = make_folds(cases, options.hold_out, _count_networks(recipe, options, classes), _learnt(start, cases))
-    # What other slices tell about one can only be learnt where there are others.
-    recipe = replace(recipe, known_slices=recipe.known_slices and all(map(_has_several_slices, folds)))
+    # What a slice tells about the voxels beside it can only be learnt where some of these are known.
+    recipe = replace(recipe, known_slices=recipe.known_slices and all(map(_knows_beside_slices, folds)))
     if start:
         known_slices = recipe.known_slices and start.plan.network == "auto"
         plan = replace(start.plan, classes=classes, known_slices=known_slices, members=1)
@@ -173,8 +173,12 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     return Preparation(folds, normalisation, plan, device)
 
 
-def _has_several_slices(fold: Fold) -> bool:
-    return any(len(case.annotation.planes) > 1 for case in fold.training)
+def _knows_beside_slices(fold: Fold) -> bool:
+    """Whether more is annotated in one of the volumes than a single slice."""
+    annotations = [case.annotation for case in fold.training if case.annotation.planes]
+    return any(
+        np.count_nonzero(a.annotated) > np.count_nonzero(a.annotated[a.planes[0].voxels]) for a in annotations
+    )
 
 
 def held_out_planes(folds: Sequence[Fold]) -> dict[str, list[str]]:

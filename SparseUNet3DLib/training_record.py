@@ -37,7 +37,7 @@ def make_record(prepared: Preparation, result: TrainingResult, start: Model | No
         "device": describe_device(prepared.device),
         "precision": str(result.precision).removeprefix("torch."),
         "held_out_planes": held_out_planes(prepared.folds),
-        "held_out_by_network": [held_out_planes([fold]) for fold in prepared.folds[: result.plan.members]],
+        "held_out_by_network": [_never_learnt(fold) for fold in prepared.folds[: result.plan.members]],
         "held_out_iou": result.held_out_iou,
         "history": result.history,
         "started_from": start.record.get("date") if start else None,
@@ -50,6 +50,13 @@ def make_record(prepared: Preparation, result: TrainingResult, start: Model | No
             "Python": platform.python_version(),
         },
     }
+
+
+def _never_learnt(fold: Fold) -> dict[str, list[str]]:
+    """The planes held out from a network, but for those that it has learnt from in a run before."""
+    before = {name: {str(plane) for plane in planes} for name, planes in fold.learnt.items()}
+    found = held_out_planes([fold])
+    return {name: [p for p in planes if p not in before.get(name, ())] for name, planes in found.items()}
 
 
 def _withheld(fold: Fold, case: Case) -> tuple[Plane, ...]:

@@ -110,7 +110,7 @@ class HeldOutValidation:
             yield case, predictor
 
     def forget(self) -> None:
-        """Give back the memory of volumes that were resampled for the network: it is not asked for again soon."""
+        """Give back the memory that is only needed to score: it is not asked for again soon."""
         self._plan, self._predictors = None, []
 
     def _make_predictor(

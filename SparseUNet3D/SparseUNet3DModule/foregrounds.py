@@ -23,10 +23,14 @@ class Foregrounds:
 
     def restore(self) -> None:
         """Show what was there before, but where the user has chosen something else meanwhile."""
+        scene = slicer.mrmlScene
+        isDeleted = bool(self._lentTo) and scene.GetNodeByID(self._lentTo) is None
         for view in _views():
-            if self._lentTo and view.GetForegroundVolumeID() in (self._lentTo, None):
+            shown = view.GetForegroundVolumeID()
+            if shown == self._lentTo or (isDeleted and shown is None):
                 volume, opacity = self._before.get(view.GetID(), (None, 0.0))
-                view.SetForegroundVolumeID(volume)
+                isThere = volume is not None and scene.GetNodeByID(volume) is not None
+                view.SetForegroundVolumeID(volume if isThere else None)
                 view.SetForegroundOpacity(opacity)
         self.forget()
 

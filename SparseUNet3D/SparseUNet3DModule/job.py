@@ -151,10 +151,15 @@ class Job:
         except StopIteration:
             self._advance()
         except (SparseUNetError, OSError, MemoryError) as error:
-            self._end(str(error) or "Memory ran out.")
+            self._fail(str(error) or "Memory ran out.")
         except Exception as error:
             logging.exception("A run failed")
-            self._end(f"Unexpected error while {phase}: {type(error).__name__} ({error}); please report it.")
+            self._fail(f"Unexpected error while {phase}: {type(error).__name__} ({error}); please report it.")
+
+    def _fail(self, problem: str) -> None:
+        """End with a problem of handing over or taking back, besides what the worker ended with."""
+        cause, isInterrupted = self._ending
+        self._end(f"{cause} {problem}".strip() if not isInterrupted else problem, isInterrupted)
 
     def _advance(self) -> None:
         if self.state == "handing over":

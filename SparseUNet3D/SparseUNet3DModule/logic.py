@@ -177,7 +177,8 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
             volumes: each a list of its channels, in the order that the model was trained with.
             confidence: make a volume of the network's confidence, in percent, for each as well.
 
-        The others are as in `densify`.
+        The others are as in `densify`. Where one volume fails, or the worker does, the results of those that were
+        finished are in the scene all the same.
         """
         for nodes in volumes:
             checkChannels(nodes)

@@ -82,6 +82,7 @@ class Panel:
     def cleanup(self) -> None:
         """Let go of all nodes and shortcuts."""
         self.exit()
+        self.result.showNothing()  # what it lent of the slice views is given back
         self.annotate.views.cleanup()
         self.setParameters(None)
 

@@ -168,7 +168,8 @@ class ResultSection:
     def _hideBehindErrors(self, result: Any, hidden: bool) -> None:
         """Hide the result in the slices, or show it again; a scene that is saved meanwhile tells why it is hidden."""
         result.SetAttribute(_HIDDEN, "1" if hidden else None)
-        result.GetDisplayNode().SetVisibility2D(not hidden)
+        if result.GetDisplayNode() is not None:
+            result.GetDisplayNode().SetVisibility2D(not hidden)
 
     def _onCopy(self) -> None:
         parameters = self._panel.parameters

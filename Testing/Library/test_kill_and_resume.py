@@ -236,11 +236,11 @@ def test_interrupt_while_reading_ends_at_once(folder: Path):
 STOPPED_WHILE_SEGMENTING = """
 import os, signal
 import SparseUNet3DLib.workflow as w
-segment = w.segment
+segment = w._segment
 def interrupted(*arguments, **options):
     os.kill(os.getpid(), signal.SIGTERM)
     return segment(*arguments, **options)
-w.segment = interrupted"""
+w._segment = interrupted"""
 
 
 def test_stopped_while_segmenting(folder: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]):

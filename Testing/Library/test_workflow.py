@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.ndimage
 from tiny_training import (
     NARROW,
     SEGMENTS,
@@ -18,7 +19,7 @@ from tiny_training import (
     tiny_volume,
 )
 
-from SparseUNet3DLib import resampling, training, workflow
+from SparseUNet3DLib import training
 from SparseUNet3DLib.annotation import from_planes
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import InputError, Interrupted, MemoryLimitError, UsageError
@@ -28,7 +29,6 @@ from SparseUNet3DLib.inference import InferenceSettings
 from SparseUNet3DLib.model_file import load_model
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import PRESETS
-from SparseUNet3DLib.resampling import resample_to
 from SparseUNet3DLib.segmentation_files import read_segmentation
 from SparseUNet3DLib.segments import Segment, Segmentation
 from SparseUNet3DLib.workflow import RunOptions, densify, prepare, segment, train
@@ -236,15 +236,22 @@ def test_a_time_budget_covers_training_and_segmentation():
 
 def test_a_run_resamples_its_volume_once_for_each_of_its_grids(monkeypatch, tmp_path):
     """A large volume takes seconds for that, and training, validation, previews and segmentation need the same."""
-    wanted = []
-    monkeypatch.setattr(resampling, "resample_to", lambda *a: wanted.append(a[2]) or resample_to(*a))
-    monkeypatch.setattr(workflow, "resample_to", None)
-    volume = tiny_volume(spacing=(2.0, 1.0, 1.0))
+    resampled, affine_transform = [], scipy.ndimage.affine_transform
+
+    def counted(*arguments, **options):
+        resampled.append(options["output_shape"])
+        return affine_transform(*arguments, **options)
+
+    monkeypatch.setattr(scipy.ndimage, "affine_transform", counted)
+    monkeypatch.setattr(training, "_FIRST_VALIDATION_SECONDS", 0.0)
+    monkeypatch.setattr(training, "_FIRST_SHARE", 1000.0)
+    volume, reporter = tiny_volume(spacing=(1.0, 1.0, 2.0)), CollectingReporter()
     recipe = quick(6, seconds=30.0, members=2, voxel_classifier=True)
     options = replace(OPTIONS, hold_out=1, plan={**PLAN, "spacing": "2x2x2"}, preview=tmp_path / "p.seg.nrrd")
-    _, model = densify(volume, tiny_annotation(volume, (2, 5, 8, 11, 14, 17, 20)), recipe, options)
-    assert model.plan.members == 2
-    assert sorted(wanted) == sorted({model.plan.spacing, model.plan.voxel_spacing})
+    _, model = densify(volume, tiny_annotation(volume, (2, 5, 8, 11, 14, 17, 20)), recipe, options, reporter)
+    assert model.plan.members == 2 and reporter.of("preview") and len(reporter.of("validation")) > 2
+    own = volume.geometry.array_spacing
+    assert len(resampled) == len({model.plan.spacing, model.plan.voxel_spacing} - {own})
 
 
 def test_a_budget_too_short_to_segment_in_still_trains_for_a_quarter_of_it():

@@ -18,7 +18,7 @@ SPACING = (1.0, 1.0, 1.5)
 #: Axial slices that tests paint.
 PAINTED = (4, 8, 12, 16, 20)
 #: A budget in minutes that is enough for some steps on small volumes.
-MINUTES = 0.05
+MINUTES = 0.03
 NAMES = ("ball", "core")
 
 
