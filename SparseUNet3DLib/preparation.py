@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -138,26 +138,13 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     memory = options.memory or available_memory(device)
     changes = dict(options.plan)
     wanted_spacing = changes.pop("spacing", None)
-    if start and wanted_spacing:
-        raise UsageError("A model to start from goes on at the spacing that it was trained at; leave out spacing.")
     folds = make_folds(cases, options.hold_out, _count_networks(recipe, options, classes), _learnt(start, cases))
     # What a slice tells about the voxels beside it can only be learnt where some of these are known.
     recipe = replace(recipe, known_slices=recipe.known_slices and all(map(_knows_beside_slices, folds)))
     if start:
-        known_slices = recipe.known_slices and start.plan.network == "auto"
-        plan = replace(start.plan, classes=classes, known_slices=known_slices, members=1)
-        if plan.network != recipe.network:
-            warn(f"The model to start from is a '{plan.network}' network, so that '{recipe.network}' does not count.")
+        plan = _plan_to_go_on_with(start.plan, recipe, classes, wanted_spacing, warn)
     else:
-        on_gpu = device.type != "cpu"
-        direction = cases[0].volume.geometry.direction
-        turned = [Turn.between(c.volume.geometry.direction, direction).case(c) for c in cases]
-        spacing = parse_spacing(wanted_spacing) if wanted_spacing else _working_spacing(
-            turned, recipe, usual_patch_voxels(on_gpu)
-        )
-        shapes = [shape_at(c.volume, spacing) for c in turned]
-        plan = make_plan(recipe, shapes, spacing, len(names), classes, on_gpu)
-        plan = replace(plan, direction=direction)
+        plan = _new_plan(cases, recipe, wanted_spacing, len(names), classes, device.type != "cpu")
     plan = replace(plan, voxel_spacing=_voxel_spacing(cases, recipe, plan, device))
     for case in cases:
         require_like_spacing(Turn.between(case.volume.geometry.direction, plan.direction).volume(case.volume), plan)
@@ -171,6 +158,30 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
         held_out=held_out_planes(folds),
     )
     return Preparation(folds, normalisation, plan, device)
+
+
+def _plan_to_go_on_with(
+    plan: Plan, recipe: Recipe, classes: int, wanted_spacing: str | None, warn: Callable[[str], None]
+) -> Plan:
+    if wanted_spacing:
+        raise UsageError("A model to start from goes on at the spacing that it was trained at; leave out spacing.")
+    if plan.network != recipe.network:
+        warn(f"The model to start from is a '{plan.network}' network, so that '{recipe.network}' does not count.")
+    known_slices = recipe.known_slices and plan.network == "auto"
+    return replace(plan, classes=classes, known_slices=known_slices, members=1)
+
+
+def _new_plan(
+    cases: Sequence[Case], recipe: Recipe, wanted_spacing: str | None, channels: int, classes: int, on_gpu: bool
+) -> Plan:
+    """For volumes whose axes are turned to those of the first one."""
+    direction = cases[0].volume.geometry.direction
+    turned = [Turn.between(c.volume.geometry.direction, direction).case(c) for c in cases]
+    spacing = parse_spacing(wanted_spacing) if wanted_spacing else _working_spacing(
+        turned, recipe, usual_patch_voxels(on_gpu)
+    )
+    shapes = [shape_at(c.volume, spacing) for c in turned]
+    return replace(make_plan(recipe, shapes, spacing, channels, classes, on_gpu), direction=direction)
 
 
 def _knows_beside_slices(fold: Fold) -> bool:
