@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             known = isinstance(error, (InputError, MemoryLimitError))
             if len(volumes) == 1 or not (known or is_out_of_memory(error)):
                 raise
-            failed.append(str(files[0]))
+            failed.append(f"'{files[0]}'")
             reporter.emit("warning", message=f"'{files[0]}' was left out: {error if known else 'Memory ran out.'}")
             continue
         write_segmentation(prediction.segmentation, target, args.compress)

@@ -315,7 +315,7 @@ def test_one_bad_volume_does_not_keep_the_others_from_being_segmented(
     told = " ".join(capsys.readouterr().err.split())
     assert "Reading vol 100% Segmenting" in told
     assert f"Warning: '{bad}' was left out: '{bad}' is damaged or not an image" in told
-    assert f"Error: 1 of 3 volumes could not be segmented: {bad}." in told
+    assert f"Error: 1 of 3 volumes could not be segmented: '{bad}'." in told
     for name in ("vol", "other-vol"):
         grid = Geometry.from_image(sitk.ReadImage(f"{name}.nrrd"))
         result = read_segmentation(results / f"{name}.seg.nrrd")

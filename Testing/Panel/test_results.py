@@ -10,7 +10,6 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (the
 from driving import addAnnotation, addVolume, grayValues, labelsOf, nodeNames, paint, translation
 from SparseUNet3DModule.results import newSegmentation, showLabels, volumeOf
 
-from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.segments import Segment
 
 
@@ -102,6 +101,8 @@ def test_files_are_segmented_although_the_scene_is_closed(panel, ready, train, d
 def test_the_result_of_another_volume_is_not_copied(panel, ready, train):
     """Its slices would be taken for this one's, and learnt from."""
     from SparseUNet3DModule.result_section import copyIntoAnnotation
+
+    from SparseUNet3DLib.errors import InputError  # as it is after other tests have reloaded the library
 
     train()
     assert panel.ui.copyButton.enabled
