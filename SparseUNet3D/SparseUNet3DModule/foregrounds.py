@@ -23,8 +23,10 @@ class Foregrounds:
 
     def restore(self) -> None:
         """Show what was there before, but where the user has chosen something else meanwhile."""
+        if not self._lentTo:
+            return
         scene = slicer.mrmlScene
-        isDeleted = bool(self._lentTo) and scene.GetNodeByID(self._lentTo) is None
+        isDeleted = scene.GetNodeByID(self._lentTo) is None
         for view in _views():
             shown = view.GetForegroundVolumeID()
             if shown == self._lentTo or (isDeleted and shown is None):
