@@ -117,10 +117,10 @@ def _fit(
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=_STEPS)
     generator = torch.Generator().manual_seed(seed)
+    inputs = compress(features, centre, spread)
     for _ in range(_STEPS):
         index = torch.randint(len(labels), (_BATCH,), generator=generator).to(labels.device)
-        batch = compress(features[index], centre, spread)
-        loss = F.cross_entropy(network(batch), labels[index])
+        loss = F.cross_entropy(network(inputs[index]), labels[index])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -7,6 +7,7 @@ the worker runs in a process of its own.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ class Job:
         self.folder, self.state, self.error, self.interrupted = folder, "handing over", "", False
         self._stopFile, self._arguments, self._takeBack = stopFile, arguments, takeBack
         self._onEvent, self._onEnd = onEvent, onEnd
-        self._steps: Iterator[float] = handOver
+        self._steps = self._handingOver(handOver)
         self._asked, self._abandoned = "", False
         self._giveUpAt: float | None = None
         self._done: dict[str, Any] = {}
@@ -164,7 +165,7 @@ class Job:
     def _advance(self) -> None:
         if self.state == "handing over":
             self.state = "running"
-            self._worker.start(self._arguments)
+            self._worker.start([f"@{self._argumentFile}"])
         else:
             self._end(*self._ending)
 
@@ -199,6 +200,16 @@ class Job:
         if self._asked == "interrupt":
             return self.error or "Stopped as asked.", True
         return self.error or self._causeOfDeath(exitCode), False
+
+    @property
+    def _argumentFile(self) -> Path:
+        return self.folder / "arguments.txt"
+
+    def _handingOver(self, handOver: Iterator[float]) -> Iterator[float]:
+        yield from handOver
+        # In a file, an argument per line, because Windows allows a command no more than 32,767 characters, which the
+        # names of some hundred volumes exceed.
+        self._argumentFile.write_bytes(os.fsencode("\n".join(self._arguments)))
 
     def _takingBack(self) -> Iterator[float]:
         yield from self._takeBack(self._done)

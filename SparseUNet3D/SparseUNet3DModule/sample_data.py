@@ -6,7 +6,6 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from SparseUNet3DLib.phantom import make_phantom, sample_planes
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DModule.background import Background
 from SparseUNet3DModule.results import newSegmentation, showLabels
@@ -42,6 +41,9 @@ def loadSample() -> list[slicer.vtkMRMLNode]:
 
 
 def _makeSample() -> tuple[object, Segmentation]:
+    # Here, because what it needs of SciPy takes half a second, which Slicer's start would take longer.
+    from SparseUNet3DLib.phantom import make_phantom, sample_planes
+
     volume, truth = make_phantom()
     kept = np.zeros(truth.labels.shape, bool)
     for plane in sample_planes(truth):

@@ -21,7 +21,6 @@ from SparseUNet3DLib.experiments.dataset import DataSet, read_dataset
 from SparseUNet3DLib.experiments.protocols import NETWORKS, PROTOCOLS, Run
 from SparseUNet3DLib.experiments.tables import Cell, as_markdown, read_cells, write_cells
 from SparseUNet3DLib.orientation import Turn
-from SparseUNet3DLib.pictures import require_pillow
 from SparseUNet3DLib.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -31,9 +30,11 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Run the command: every cell that the folder's table does not have yet, then the table and the pictures."""
     require_torch()
+    from SparseUNet3DLib.device import choose_device, tune_allocator
+    from SparseUNet3DLib.pictures import require_pillow
+
     if not args.no_pictures:
         require_pillow()
-    from SparseUNet3DLib.device import choose_device, tune_allocator
 
     data = read_dataset(args.dataset, lambda message: reporter.emit("warning", message=message))
     runs = PROTOCOLS[args.protocol](data.cases)

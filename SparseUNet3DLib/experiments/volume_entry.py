@@ -14,7 +14,6 @@ from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.image_files import image_array, read_image
-from SparseUNet3DLib.phantom import best_threshold_iou, make_phantom
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.segmentation_files import on_grid, read_named
 from SparseUNet3DLib.segments import BACKGROUND_NAME, Segment, Segmentation, distinct_color
@@ -50,6 +49,9 @@ def read_entry(entry: Mapping, name: str, root: Path, warn: Callable[[str], None
     """
     refuse_unknown(entry, _KEYS | _PHANTOM_KEYS, "A volume")
     if "phantom" in entry:
+        # Here, because what it needs of SciPy takes longer to load than many a command to run.
+        from SparseUNet3DLib.phantom import best_threshold_iou, make_phantom
+
         refuse_unknown(entry, _PHANTOM_KEYS, "A generated volume")
         volume, segmentation = make_phantom(**_phantom_options(entry["phantom"]))
         annotation = from_planes(segmentation, parse_planes(texts(entry, "slices"), segmentation.labels.shape))

@@ -81,11 +81,15 @@ class AutoUNet(nn.Module):
         self.head = nn.Conv3d(widths[0], classes, 1)
         self.correction = _correction(widths[0] + 2 * classes, classes) if known_slices else None
         self.voxel_network = VoxelNetwork(voxel_inputs, classes) if voxel_inputs else None
+        if not self.head.weight.is_meta:  # there are no values, and torch would load its compiler to set them
+            self._initialise()
+
+    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, a=0.01)
         # Small first logits: training starts from "undecided" instead of from random certainty.
-        for last in [self.head, *([self.correction[-1]] if known_slices else [])]:
+        for last in [self.head, *([self.correction[-1]] if self.correction is not None else [])]:
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)
 

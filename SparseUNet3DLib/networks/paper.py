@@ -60,6 +60,10 @@ class PaperUNet(nn.Module):
             self.merge.append(level(channels + 2 * width, 2 * width, 2 * width))
             channels = 2 * width
         self.head = nn.Conv3d(channels, classes, 1)
+        if not self.head.weight.is_meta:  # there are no values, and torch would load its compiler to set them
+            self._initialise()
+
+    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

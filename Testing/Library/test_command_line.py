@@ -120,7 +120,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, st
         *("--model", "m.safetensors", "--confidence", "c.nrrd", "--pictures", "p.png", "--preview", "pre.seg.nrrd"),
         *("--truth", "truth.seg.nrrd", "--slices", "auto", "--slices", "z:3", "--hold-out", "1"),
     )
-    arguments = (*DENSIFY, *outputs, "--plan", "widths=8,16", "--iterations", "60", "--progress", "jsonl")
+    arguments = (*DENSIFY, *outputs, "--plan", "widths=8,16", "--iterations", "20", "--progress", "jsonl")
     with start(*arguments, cwd=folder, code=HURRY) as process:
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err.decode()
@@ -166,7 +166,7 @@ def test_standard_output_is_nothing_but_documented_events(whole_run: tuple[Path,
     assert names.count("preview") > 1
     assert [e["time"] for e in events] == sorted(e["time"] for e in events)
     steps = [e for e in events if e["event"] == "step"]
-    assert (steps[-1]["iteration"], steps[-1]["fraction"]) == (60, 1.0)
+    assert (steps[-1]["iteration"], steps[-1]["fraction"]) == (20, 1.0)
     assert err == ""
 
 
@@ -368,6 +368,27 @@ def test_segment_tells_its_outputs_as_events(trained: Path, tmp_path: Path, caps
 
 
 # -- info, device, demo ------------------------------------------------------------------------------
+
+
+def test_segmenting_does_not_load_torchs_compiler(trained: Path, tmp_path: Path):
+    """Which takes longer than a small volume."""
+    told = "import atexit, sys; atexit.register(lambda: print('torch._dynamo' in sys.modules, file=sys.stderr))"
+    code, _out, err = run("segment", trained / "m.safetensors", trained / "vol.nrrd", "-o", tmp_path / "out.seg.nrrd",
+                          "--progress", "none", cwd=tmp_path, code=told)
+    assert (code, err.split()[-1]) == (0, "False"), err
+
+
+def test_arguments_may_be_in_a_file(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{trained / 'vol.nrrd'}\n{trained / 'other-vol.nrrd'}\n--output-folder\n{tmp_path}")
+    assert call("segment", trained / "m.safetensors", f"@{listed}") == 0
+    assert sorted(p.name for p in tmp_path.glob("*.seg.nrrd")) == ["other-vol.seg.nrrd", "vol.seg.nrrd"]
+    capsys.readouterr()
+    assert call("info", f"@{tmp_path / 'missing.txt'}") == 2
+    assert "missing.txt" in capsys.readouterr().err
+    listed.write_bytes(b"\xff\xfe\x00")
+    assert call("info", f"@{listed}") == 2
+    assert "A file given with '@' is not text" in capsys.readouterr().err
 
 
 def test_info_shows_the_card_and_the_header(trained: Path, capsys: pytest.CaptureFixture[str]):

@@ -49,6 +49,15 @@ def test_the_version_is_that_of_the_installed_package():
     assert re.fullmatch(r"\d+\.\d+\.\d+", SparseUNet3DLib.__version__)
 
 
+def test_reading_a_command_line_brings_in_nothing_that_is_slow_to_load():
+    code = (
+        "from SparseUNet3DLib.command_line.parser import make_parser\n"
+        "make_parser().parse_args(['info', 'model.safetensors'])\n"
+        "import sys; print(sorted({'torch', 'scipy', 'PIL', 'itk', 'slicerio'} & set(sys.modules)))"
+    )
+    assert run_without((), code) == "[]"
+
+
 def test_importing_the_package_brings_in_no_other():
     code = (
         "import SparseUNet3DLib\n"

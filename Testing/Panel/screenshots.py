@@ -24,6 +24,7 @@ SECTIONS = ("dataSection", "annotateSection", "trainSection", "resultSection", "
 def main() -> None:
     """Write panel-data.png, panel-annotate.png, panel-training.png, panel-result.png and panel-model.png."""
     folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
     standIn = SlicerStandIn.start()
     with tempfile.TemporaryDirectory() as launcher:
         makeLauncher(Path(launcher), "unset OMP_NUM_THREADS")
