@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -45,10 +46,10 @@ class SparseAnnotation:
         """Name of each class, background first."""
         return (BACKGROUND_NAME, *(segment.name for segment in self.segments))
 
-    @property
+    @cached_property
     def class_voxels(self) -> np.ndarray:
         """(classes,) number of annotated voxels per class, background first."""
-        return count_classes(self, self.annotated)
+        return np.bincount(self.labels[self.annotated], minlength=len(self.segments) + 1)
 
 
 def from_planes(
@@ -159,11 +160,6 @@ def _check_classes(annotation: SparseAnnotation, background: str) -> None:
             f"Only '{name}' is annotated{where}, and nothing to tell it from; annotate background as well, "
             f"on complete slices or as a segment named '{background}'."
         )
-
-
-def count_classes(annotation: SparseAnnotation, where: np.ndarray) -> np.ndarray:
-    """(classes,) voxels per class, background first, among those where ``where`` (z, y, x) is true."""
-    return np.bincount(annotation.labels[where], minlength=len(annotation.segments) + 1)
 
 
 def join_planes(planes: Iterable[Plane]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from SparseUNet3DLib.annotation import SparseAnnotation, count_classes, join_planes, sorted_inside
+from SparseUNet3DLib.annotation import SparseAnnotation, join_planes, sorted_inside
 from SparseUNet3DLib.errors import UsageError
 from SparseUNet3DLib.plane_detection import Plane
 
@@ -36,7 +36,7 @@ def held_out(annotation: SparseAnnotation, planes: Iterable[Plane]) -> tuple[Spa
         )
     kept = tuple(plane for plane in annotation.planes if plane not in planes)
     training = known_without(annotation, planes)
-    lost = _lost_classes(annotation, training)
+    lost = _lost_classes(annotation, planes)
     if lost:
         raise UsageError(
             f"Holding out {join_planes(planes)} would leave no annotated voxel of {', '.join(lost)} to train on; "
@@ -55,10 +55,25 @@ def known_without(annotation: SparseAnnotation, planes: Iterable[Plane]) -> np.n
     return known
 
 
-def _lost_classes(annotation: SparseAnnotation, known: np.ndarray) -> list[str]:
-    """Names of the annotated classes without any voxel in ``known``."""
-    lost = (annotation.class_voxels > 0) & (count_classes(annotation, known) == 0)
+def _lost_classes(annotation: SparseAnnotation, planes: Sequence[Plane]) -> list[str]:
+    """Names of the annotated classes that would have no voxel left if ``planes`` were taken away."""
+    lost = (annotation.class_voxels > 0) & (annotation.class_voxels == _class_voxels_only_on(annotation, planes))
     return [f"'{annotation.class_names[n]}'" for n in np.flatnonzero(lost)]
+
+
+def _class_voxels_only_on(annotation: SparseAnnotation, planes: Sequence[Plane]) -> np.ndarray:
+    """(classes,) annotated voxels on ``planes`` and on no other; slice by slice, as volumes may be large."""
+    counts = np.zeros(len(annotation.class_names), np.int64)
+    counted = [plane for plane in annotation.planes if plane not in planes]
+    for plane in planes:
+        uncounted = annotation.annotated[plane.voxels].copy()
+        for other in counted:
+            if other.axis != plane.axis:
+                line = tuple(index for axis, index in enumerate(other.voxels) if axis != plane.axis)
+                uncounted[line] = False
+        counts += np.bincount(annotation.labels[plane.voxels][uncounted], minlength=len(counts))
+        counted.append(plane)
+    return counts
 
 
 def _part(annotation: SparseAnnotation, known: np.ndarray, planes: tuple[Plane, ...]) -> SparseAnnotation:
@@ -72,7 +87,7 @@ def held_out_again(annotation: SparseAnnotation, names: Sequence[str]) -> tuple[
     For a network that is trained further: it has learnt all the others.
     """
     planes = tuple(plane for plane in annotation.planes if str(plane) in names)
-    return () if _lost_classes(annotation, known_without(annotation, planes)) else planes
+    return () if _lost_classes(annotation, planes) else planes
 
 
 def choose_held_out(
@@ -114,7 +129,7 @@ def choose_held_out(
                 p in learnt, p in before, not shows[p], *_preference(p, annotation.planes, chosen, before)
             )
         )
-        usable = (p for p in others if not _lost_classes(annotation, known_without(annotation, [*chosen, p])))
+        usable = (p for p in others if not _lost_classes(annotation, [*chosen, p]))
         plane = next(usable, None) if len(others) > 1 else None
         if count is None and (plane is None or plane in learnt):
             break

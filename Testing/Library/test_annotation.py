@@ -300,6 +300,21 @@ class TestChooseHeldOut:
         assert np.array_equal(training.class_voxels > 0, annotation.class_voxels > 0)
         assert not (training.annotated & validation.annotated).any()
 
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @given(st.data())
+    def test_slices_are_refused_exactly_where_a_class_would_be_lost(self, data):
+        near = st.tuples(st.integers(0, 2), st.integers(6, 16)).map(lambda pair: Plane(*pair))
+        planes = data.draw(st.sets(near, min_size=2, max_size=6))
+        taken = data.draw(st.sets(st.sampled_from(sorted(planes)), min_size=1))
+        annotation = from_planes(segmentation(truth(), TUBULE, INSIDE), planes)
+        left = np.bincount(truth()[on([*(planes - taken)])], minlength=3)
+        if ((annotation.class_voxels > 0) & (left == 0)).any():
+            with pytest.raises(UsageError, match="would leave no annotated voxel of"):
+                held_out(annotation, taken)
+        else:
+            training, _validation = held_out(annotation, taken)
+            assert training.class_voxels.tolist() == left.tolist()
+
     def test_errors(self):
         assert choose_held_out(annotate(["z:3,10"]), 0) == ()
         with pytest.raises(UsageError, match=r"Only 1 of the 2 annotated slices can be held out .* but 2 are wanted"):
