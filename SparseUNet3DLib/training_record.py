@@ -24,6 +24,7 @@ def make_record(prepared: Preparation, result: TrainingResult, start: Model | No
         "volumes": [
             {
                 "name": c.volume.name,
+                "fingerprint": prepared.turn(c).volume(c.volume).fingerprint(),
                 "shape": list(c.volume.array.shape[1:]),
                 "spacing": list(c.volume.geometry.array_spacing),
                 "direction": list(c.volume.geometry.direction),

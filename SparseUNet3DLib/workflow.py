@@ -110,7 +110,8 @@ def segment(
         keep: annotated voxels that stay as they were painted.
         stop: asked after every part.
         known: annotation of this volume whose slices a model made by ``densify`` may take notice of; None: ``keep``.
-            Give it where the model was made from this volume: only then its classifier of single voxels is asked.
+            Its classifier of single voxels is asked where the model was made from this volume: where ``known`` is
+            given, or the model finds its own volume again.
 
     Raises:
         InputError: the volume has other channels than the model expects, or a spacing in another unit.
@@ -137,7 +138,7 @@ def _segment(
     reporter: Reporter,
     stop: StopRequest,
 ) -> Prediction:
-    """As ``segment``; ``is_own`` says that the model was made from this volume."""
+    """As ``segment``; ``is_own`` says that the model was made from this volume, should it not be seen."""
     where = choose_device(device)
     if volume.array.shape[0] != len(model.channels):
         raise InputError(
@@ -151,7 +152,8 @@ def _segment(
     precision = choose_precision(where, model.recipe.precision)
     settings = settings or InferenceSettings(memory=int(LOGITS_SHARE * available_memory(torch.device("cpu"))))
     plan = larger_tiles(model.plan, turned.array.shape[1:], available_memory(where))
-    if not is_own:  # what single voxels of the volume learnt from look like need not hold for others
+    if plan.voxel_spacing and not (is_own or _has_learnt_from(model, turned)):
+        # What single voxels of the volume learnt from look like need not hold for others.
         plan = replace(plan, voxel_spacing=())
     predictor = Predictor(
         network, plan, model.channels, turned.array, turned.geometry.array_spacing, where, precision, settings,
@@ -204,6 +206,12 @@ def densify(
     if keep_annotation:
         _keep_annotation(prediction, model, annotation)
     return prediction, model
+
+
+def _has_learnt_from(model: Model, turned: Volume) -> bool:
+    """Whether this is a volume, turned to the axes of the model's plan, from which the model was made."""
+    fingerprint = turned.fingerprint()
+    return any(volume.get("fingerprint") == fingerprint for volume in model.record.get("volumes", []))
 
 
 def _training_fold(prepared: Preparation, fold: Fold) -> TrainingFold:

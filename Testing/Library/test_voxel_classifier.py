@@ -308,6 +308,17 @@ def test_several_networks_each_have_their_own(tmp_path: Path):
     assert min(iou(labels[0], tiny_labels())) > 0.9
 
 
+def test_the_volume_that_was_learnt_from_is_known_again(tmp_path: Path):
+    """However it is stored, it is segmented as it was when the model was made."""
+    prediction, model = learn(tiny_annotation(tiny_volume()), known_slices=False)
+    model.save(tmp_path / "m.safetensors")
+    loaded, volume, turn = load_model(tmp_path / "m.safetensors"), tiny_volume(), Turn((0, 1, 2), (1, 2))
+    again = segment(loaded, replace(volume, array=volume.array.astype(np.float64)), "cpu")
+    np.testing.assert_array_equal(again.segmentation.labels, prediction.segmentation.labels)
+    turned = turn.back(segment(loaded, turn.volume(volume), "cpu").segmentation.labels)
+    assert (turned == prediction.segmentation.labels).mean() > 0.999
+
+
 def test_other_volumes_are_left_to_the_network():
     _, model = learn(tiny_annotation(tiny_volume()))
     alone = replace(

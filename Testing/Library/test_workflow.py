@@ -67,8 +67,9 @@ def test_the_model_says_how_it_was_made_and_can_be_used_again(densified, tmp_pat
     record = model.record
     assert record["iterations"] == 250
     assert record["volumes"] == [
-        {"name": "tiny", "shape": list(SHAPE), "spacing": [1.0, 1.0, 1.0], "annotated": pytest.approx(6 / 24),
-         "direction": [1, 0, 0, 0, 1, 0, 0, 0, 1], "planes": [str(p) for p in annotation.planes]}
+        {"name": "tiny", "fingerprint": volume.fingerprint(), "shape": list(SHAPE), "spacing": [1.0, 1.0, 1.0],
+         "annotated": pytest.approx(6 / 24), "direction": [1, 0, 0, 0, 1, 0, 0, 0, 1],
+         "planes": [str(p) for p in annotation.planes]}
     ]
     assert record["held_out_planes"].keys() == {"tiny"}
     assert record["held_out_iou"] == reporter.of("validation")[-1]["iou"]
