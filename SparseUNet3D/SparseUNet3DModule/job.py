@@ -16,6 +16,7 @@ from typing import Any
 import qt
 import slicer
 
+from SparseUNet3DLib.atomic import atomic_path
 from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DModule.worker import Worker
 
@@ -209,7 +210,8 @@ class Job:
         yield from handOver
         # In a file, an argument per line, because Windows allows a command no more than 32,767 characters, which the
         # names of some hundred volumes exceed.
-        self._argumentFile.write_bytes(os.fsencode("\n".join(self._arguments)))
+        with atomic_path(self._argumentFile) as path:
+            path.write_bytes(os.fsencode("\n".join(self._arguments)))
 
     def _takingBack(self) -> Iterator[float]:
         yield from self._takeBack(self._done)
