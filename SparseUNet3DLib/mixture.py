@@ -16,9 +16,10 @@ import torch.nn.functional as F
 
 #: Voxels to fit to; more would not change two numbers.
 _MOST_VOXELS = 50_000
-#: How strongly the usual factors are held on to; a single slice may be unlike all others. In the units of the mean
-#: cross-entropy for a factor e times as large.
-_PRIOR = 0.004
+#: How strongly the usual factors are held on to, in the units of the mean cross-entropy for a factor e times as large.
+_PRIOR = 0.0005
+#: How far, as logarithms, a single slice may move both factors together, and their ratio; it may be unlike all others.
+_REACH = math.log(2.5)
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Mixture:
     """
 
     network: float = 1.0
-    voxels: float = 0.35
+    voxels: float = 0.5
 
     @classmethod
     def from_dict(cls, values: dict[str, float]) -> Mixture:
@@ -63,7 +64,7 @@ class HeldOutLogits:
 
 
 def fit_mixture(answers: Sequence[HeldOutLogits], slices: int) -> Mixture:
-    """The factors by which the truth is most likely, not far from the usual ones.
+    """The factors by which the truth is most likely; not far from the usual ones where slices are few.
 
     Args:
         answers: of networks that have not learnt from the slice.
@@ -73,13 +74,14 @@ def fit_mixture(answers: Sequence[HeldOutLogits], slices: int) -> Mixture:
     if not answers:
         return USUAL
     network, voxels, labels = _sample(answers)
-    # As logarithms of the overall factor and of the classifier's share of it, both 0 where they are as usual.
+    # Of both factors together and of their ratio: logarithms, while they are small; 0 is as usual.
     changes = torch.zeros(2, requires_grad=True)
+    reach = _REACH * math.sqrt(slices)
     optimizer = torch.optim.LBFGS([changes], max_iter=60, line_search_fn="strong_wolfe")
 
     def mixture() -> tuple[torch.Tensor, torch.Tensor]:
-        overall, share = changes.exp()
-        return overall * USUAL.network, overall * share * USUAL.voxels
+        overall, ratio = torch.exp(reach * torch.tanh(changes / reach))
+        return overall * USUAL.network, overall * ratio * USUAL.voxels
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
