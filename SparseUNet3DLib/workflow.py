@@ -138,7 +138,7 @@ def _segment(
     reporter: Reporter,
     stop: StopRequest,
 ) -> Prediction:
-    """As ``segment``; ``is_own`` says that the model was made from this volume, should it not be seen."""
+    """As ``segment``; ``is_own``: the caller knows that the model was made from this volume."""
     where = choose_device(device)
     if volume.array.shape[0] != len(model.channels):
         raise InputError(

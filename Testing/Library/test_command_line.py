@@ -367,9 +367,6 @@ def test_segment_tells_its_outputs_as_events(trained: Path, tmp_path: Path, caps
     assert read_segmentation(target).segments == SEGMENTS
 
 
-# -- info, device, demo ------------------------------------------------------------------------------
-
-
 def test_segmenting_does_not_load_torchs_compiler(trained: Path, tmp_path: Path):
     """Which takes longer than a small volume."""
     told = "import atexit, sys; atexit.register(lambda: print('torch._dynamo' in sys.modules, file=sys.stderr))"
@@ -389,6 +386,9 @@ def test_arguments_may_be_in_a_file(trained: Path, tmp_path: Path, capsys: pytes
     listed.write_bytes(b"\xff\xfe\x00")
     assert call("info", f"@{listed}") == 2
     assert "A file given with '@' is not text" in capsys.readouterr().err
+
+
+# -- info, device, demo ------------------------------------------------------------------------------
 
 
 def test_info_shows_the_card_and_the_header(trained: Path, capsys: pytest.CaptureFixture[str]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -34,6 +35,16 @@ def test_one_slice_of_few_voxels_is_believed_less_than_several():
     several = fit_mixture([a_slice(0.3, 0.6, seed=n) for n in range(6)], 6)
     shares = [m.voxels / m.network for m in (USUAL, alone, several)]
     assert shares == sorted(shares)
+
+
+def test_one_slice_moves_the_ratio_no_further_than_its_reach():
+    """However certain the one is, and wrong the other."""
+    right = a_slice(1.0, 0.0)
+    certain = replace(right, voxels=20 * F.one_hot(right.labels, 3).T.float(), network=-right.network)
+    for slices in (1, 4):
+        found = fit_mixture([certain] * slices, slices)
+        change = found.voxels / found.network / (USUAL.voxels / USUAL.network)
+        assert 1.5 < change <= 2.5 ** math.sqrt(slices) * 1.001
 
 
 def test_several_answers_about_one_slice_are_believed_as_little_as_one():
