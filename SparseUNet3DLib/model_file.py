@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,6 +20,7 @@ from SparseUNet3DLib.plan import LARGEST, Plan, check_plan
 from SparseUNet3DLib.recipe import NETWORKS, Recipe
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DLib.tensor_file import read_tensor_file, write_tensor_file
+from SparseUNet3DLib.volumes import Volume
 
 KIND = "model"
 FORMAT_VERSION = 1
@@ -58,6 +60,15 @@ class Model:
         """A model of each of the networks whose logits are averaged."""
         single = replace(self.plan, members=1)
         return [replace(self, plan=single, weights=w) for w in split_weights(self.weights, self.plan.members)]
+
+    def learnt_volume(self, turned: Volume) -> dict | None:
+        """The training record's entry of this volume, which is turned to the plan's axes; None if it has none."""
+        fingerprint, spacing = turned.fingerprint(), sorted(turned.geometry.array_spacing)
+        for volume in self.record.get("volumes", []):
+            # The record's spacing is along the axes that the volume had then, in a precision that formats differ in.
+            if volume.get("fingerprint") == fingerprint and np.allclose(sorted(volume["spacing"]), spacing, rtol=1e-3):
+                return volume
+        return None
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the model as one ``.safetensors`` file, atomically.

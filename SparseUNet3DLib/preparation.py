@@ -204,23 +204,31 @@ def _learnt(start: Model | None, cases: Sequence[Case]) -> list[Learnt]:
     """What each network of the model to start from knows; a file of an earlier version does not tell."""
     if start is None:
         return []
+    then = {c.volume.name: entry for c in cases if (entry := _entry(start, c.volume)) is not None}
     directions = {c.volume.name: c.volume.geometry.direction for c in cases}
-    volumes = {v["name"]: v for v in start.record.get("volumes", []) if v["name"] in directions}
 
     def as_now(name: str, planes: Sequence[str]) -> list[str]:
         """The planes by the names that they have where the volume is stored otherwise today."""
-        then = volumes[name]
-        known = is_direction(then.get("direction", ()))
-        turn = Turn.between(then["direction"], directions[name]) if known else Turn()
+        direction, shape = then[name].get("direction", ()), then[name]["shape"]
+        turn = Turn.between(direction, directions[name]) if is_direction(direction) else Turn()
         if turn.does_nothing:
             return list(planes)
-        return [str(turn.plane(plane, then["shape"])) for plane in parse_planes(planes, then["shape"])]
+        return [str(turn.plane(plane, shape)) for plane in parse_planes(planes, shape)]
 
-    annotated = {name: as_now(name, v.get("planes", [])) for name, v in volumes.items()}
+    annotated = {name: as_now(name, entry.get("planes", [])) for name, entry in then.items()}
     return [
-        Learnt(annotated, {name: as_now(name, planes) for name, planes in held_out.items() if name in volumes})
+        Learnt(annotated, {name: as_now(name, held_out.get(entry["name"], ())) for name, entry in then.items()})
         for held_out in start.record.get("held_out_by_network", [])
     ]
+
+
+def _entry(start: Model, volume: Volume) -> dict | None:
+    """What the record of the model to start from tells of ``volume``; one without fingerprints knows it by its name."""
+    known = start.learnt_volume(Turn.between(volume.geometry.direction, start.plan.direction).volume(volume))
+    if known is not None:
+        return known
+    entries = start.record.get("volumes", [])
+    return next((e for e in entries if e["name"] == volume.name and "fingerprint" not in e), None)
 
 
 def _count_networks(recipe: Recipe, options: RunOptions, classes: int) -> int:

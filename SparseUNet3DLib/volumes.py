@@ -41,10 +41,14 @@ class Volume:
     non_finite: int = 0
 
     def fingerprint(self) -> str:
-        """A short text that volumes with other voxels do not have; of a large one's voxels some are looked at."""
+        """A short text that hardly any volume with other voxels has; of a large one's voxels some are looked at.
+
+        It does not depend on the type of the voxels, nor on the geometry.
+        """
         step = math.ceil((self.array[0].size / _FINGERPRINT_VOXELS) ** (1 / 3))
         digest = hashlib.sha256(repr(self.array.shape).encode())
-        digest.update(self.array[:, ::step, ::step, ::step].astype(np.float64).tobytes())
+        # Of -0.0 the sum makes 0.0, as an integer type would.
+        digest.update((self.array[:, ::step, ::step, ::step].astype(np.float64) + 0.0).tobytes())
         return digest.hexdigest()[:16]
 
 

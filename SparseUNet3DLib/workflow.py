@@ -152,7 +152,7 @@ def _segment(
     precision = choose_precision(where, model.recipe.precision)
     settings = settings or InferenceSettings(memory=int(LOGITS_SHARE * available_memory(torch.device("cpu"))))
     plan = larger_tiles(model.plan, turned.array.shape[1:], available_memory(where))
-    if plan.voxel_spacing and not (is_own or _has_learnt_from(model, turned)):
+    if plan.voxel_spacing and not is_own and model.learnt_volume(turned) is None:
         # What single voxels of the volume learnt from look like need not hold for others.
         plan = replace(plan, voxel_spacing=())
     predictor = Predictor(
@@ -206,12 +206,6 @@ def densify(
     if keep_annotation:
         _keep_annotation(prediction, model, annotation)
     return prediction, model
-
-
-def _has_learnt_from(model: Model, turned: Volume) -> bool:
-    """Whether this is a volume, turned to the axes of the model's plan, from which the model was made."""
-    fingerprint = turned.fingerprint()
-    return any(volume.get("fingerprint") == fingerprint for volume in model.record.get("volumes", []))
 
 
 def _training_fold(prepared: Preparation, fold: Fold) -> TrainingFold:

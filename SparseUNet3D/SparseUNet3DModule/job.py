@@ -7,7 +7,6 @@ the worker runs in a process of its own.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +26,8 @@ _WORK_MS, _PAUSE_MS = 30, 10
 #: Seconds that a worker gets to stop by itself before it is ended.
 _PATIENCE = 10.0
 _LOG_TAIL = 30
+#: Characters of arguments that a command may have wherever there are files with long names.
+_LONGEST_COMMAND = 8000
 #: What Python, PyTorch, OpenBLAS and the system say when there is no memory left.
 _NO_MEMORY = ("memoryerror", "out of memory", "memory allocation", "cannot allocate memory")
 
@@ -166,7 +167,7 @@ class Job:
     def _advance(self) -> None:
         if self.state == "handing over":
             self.state = "running"
-            self._worker.start([f"@{self._argumentFile}"])
+            self._worker.start([f"@{self._argumentFile}"] if self._isLong else self._arguments)
         else:
             self._end(*self._ending)
 
@@ -203,15 +204,19 @@ class Job:
         return self.error or self._causeOfDeath(exitCode), False
 
     @property
+    def _isLong(self) -> bool:
+        """Whether its arguments go into a file: Windows allows a command no more than 32,767 characters."""
+        return sum(map(len, self._arguments)) > _LONGEST_COMMAND
+
+    @property
     def _argumentFile(self) -> Path:
         return self.folder / "arguments.txt"
 
     def _handingOver(self, handOver: Iterator[float]) -> Iterator[float]:
         yield from handOver
-        # In a file, an argument per line, because Windows allows a command no more than 32,767 characters, which the
-        # names of some hundred volumes exceed.
-        with atomic_path(self._argumentFile) as path:
-            path.write_bytes(os.fsencode("\n".join(self._arguments)))
+        if self._isLong:
+            with atomic_path(self._argumentFile) as path:
+                path.write_text("\n".join(self._arguments), encoding="utf-8", newline="\n")
 
     def _takingBack(self) -> Iterator[float]:
         yield from self._takeBack(self._done)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 
+from SparseUNet3DLib.command_line.argument_files import expand_argument_files
 from SparseUNet3DLib.dependencies import missing_package
-from SparseUNet3DLib.errors import Interrupted, MemoryLimitError, OutputError, SparseUNetError, UsageError
+from SparseUNet3DLib.errors import Interrupted, MemoryLimitError, OutputError, SparseUNetError
 from SparseUNet3DLib.events import Reporter, TerminalReporter
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 
@@ -28,13 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from SparseUNet3DLib.command_line.parser import make_parser
         except ModuleNotFoundError as error:
             raise missing_package(error) from error
-        try:
-            args = make_parser().parse_args(arguments)
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                "A file given with '@' is not text; it holds arguments, one per line. A volume whose name begins "
-                "with '@' is given as './@...'."
-            ) from error
+        args = make_parser().parse_args(expand_argument_files(sys.argv[1:] if arguments is None else arguments))
         reporter = make_reporter(args)
         reporter.emit("started", pid=os.getpid())
         _run(args, reporter)

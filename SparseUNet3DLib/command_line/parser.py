@@ -24,7 +24,6 @@ def make_parser() -> argparse.ArgumentParser:
         description="Segment whole volumes from a few annotated slices with a 3D U-Net (Çiçek et al., MICCAI 2016).",
         epilog="Exit codes: 0 done, 2 usage, 3 input, 4 missing package, 5 memory, 6 divergence, 7 output, "
         "130 interrupted (a checkpoint is kept). @FILE stands for the arguments in FILE, one per line.",
-        fromfile_prefix_chars="@",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {SparseUNet3DLib.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -118,16 +118,19 @@ def test_segmenting_does_not_load_torchs_compiler(trained: Path, tmp_path: Path)
 
 
 def test_arguments_may_be_in_a_file(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    listed = tmp_path / "list.txt"
-    listed.write_text(f"{trained / 'vol.nrrd'}\n{trained / 'other-vol.nrrd'}\n--output-folder\n{tmp_path}")
+    """In UTF-8 wherever it is read, also as Windows' editors write it, with names that a list may not split."""
+    listed, odd = tmp_path / "list.txt", tmp_path / "M\u00fcller\u2028\x0b.nrrd"
+    odd.write_bytes((trained / "other-vol.nrrd").read_bytes())
+    lines = [trained / "vol.nrrd", odd, "--output-folder", "", tmp_path, ""]
+    listed.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(map(str, lines)).encode())
     assert call("segment", trained / "m.safetensors", f"@{listed}") == 0
-    assert sorted(p.name for p in tmp_path.glob("*.seg.nrrd")) == ["other-vol.seg.nrrd", "vol.seg.nrrd"]
+    assert sorted(p.name for p in tmp_path.glob("*.seg.nrrd")) == [f"{odd.stem}.seg.nrrd", "vol.seg.nrrd"]
     capsys.readouterr()
-    assert call("info", f"@{tmp_path / 'missing.txt'}") == 2
-    assert "missing.txt" in capsys.readouterr().err
-    listed.write_bytes(b"\xff\xfe\x00")
-    assert call("info", f"@{listed}") == 2
-    assert "A file given with '@' is not text" in capsys.readouterr().err
+    for content, told in ((None, "cannot be read (No such file"), (b"\xff\xfe\x00", "is not text in UTF-8")):
+        listed.unlink() if content is None else listed.write_bytes(content)
+        assert call("info", f"@{listed}") == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert told in said and f"is given as './@{listed}'" in said
 
 
 # -- a model to start from -----------------------------------------------------------------------------

@@ -17,8 +17,10 @@ from SparseUNet3DLib.evaluation import FALSE_POSITIVE, TRUE_POSITIVE
 from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.held_out_answers import Answer, best_mixture, held_out_iou, map_of_errors
 from SparseUNet3DLib.mixture import USUAL, HeldOutLogits, Mixture
+from SparseUNet3DLib.model_file import Model
 from SparseUNet3DLib.plane_detection import Plane
-from SparseUNet3DLib.workflow import RunOptions, densify
+from SparseUNet3DLib.volumes import Volume
+from SparseUNet3DLib.workflow import RunOptions, densify, prepare
 
 PLANES = (2, 5, 8, 11, 14, 17, 20)
 SHAPE = tiny_volume().array.shape[1:]
@@ -112,6 +114,29 @@ def test_the_mixture_of_a_network_that_goes_on_is_not_fitted_to_what_it_had_lear
         model = learn(CollectingReporter(), hold_out=1, start_from=model)
         assert model.record["held_out_iou"] is not None
         assert model.mixture == USUAL
+
+
+def test_a_network_that_goes_on_knows_its_volumes_by_their_voxels():
+    """A name is no patient's alone; files of earlier versions tell nothing else."""
+    model = learn(CollectingReporter(), hold_out=0)
+    volume = tiny_volume()
+
+    def learnt(volume: Volume, model: Model = model) -> tuple[Plane, ...]:
+        options = RunOptions("cpu", hold_out=1, start_from=model)
+        case = Case(volume, tiny_annotation(volume, PLANES))
+        (fold,) = prepare([case], tiny_recipe(iterations=1), options, CollectingReporter()).folds
+        return fold.learnt[volume.name]
+
+    planes = tuple(Plane(0, n) for n in PLANES)
+    assert learnt(volume) == learnt(replace(volume, name="copy")) == planes
+    other = replace(tiny_volume(seed=3), name=volume.name)
+    assert learnt(other) == ()
+    (entry,) = model.record["volumes"]
+    before = replace(model, record={**model.record, "volumes": [{**entry, "fingerprint": "?"}]})
+    assert learnt(volume, before) == ()
+    del before.record["volumes"][0]["fingerprint"]
+    assert learnt(other, before) == planes
+    assert learnt(replace(other, name="copy"), before) == ()
 
 
 def test_stopping_is_noticed_between_held_out_slices():

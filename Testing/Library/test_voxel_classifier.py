@@ -309,7 +309,7 @@ def test_several_networks_each_have_their_own(tmp_path: Path):
 
 
 def test_the_volume_that_was_learnt_from_is_known_again(tmp_path: Path):
-    """However it is stored, it is segmented as it was when the model was made."""
+    """However it is stored, it is segmented as it was when the model was made (without annotated slices' help)."""
     prediction, model = learn(tiny_annotation(tiny_volume()), known_slices=False)
     model.save(tmp_path / "m.safetensors")
     loaded, volume, turn = load_model(tmp_path / "m.safetensors"), tiny_volume(), Turn((0, 1, 2), (1, 2))
@@ -317,6 +317,17 @@ def test_the_volume_that_was_learnt_from_is_known_again(tmp_path: Path):
     np.testing.assert_array_equal(again.segmentation.labels, prediction.segmentation.labels)
     turned = turn.back(segment(loaded, turn.volume(volume), "cpu").segmentation.labels)
     assert (turned == prediction.segmentation.labels).mean() > 0.999
+    assert loaded.learnt_volume(volume)["name"] == "tiny"
+    # Where the spacing is another one, filters see something else.
+    for spacing, known in ((1.0001, True), (2.0, False)):
+        stored = replace(volume, geometry=replace(volume.geometry, spacing=(1.0, 1.0, spacing)))
+        assert (loaded.learnt_volume(stored) is not None) == known
+
+
+def test_how_zero_is_stored_does_not_count():
+    volume = tiny_volume()
+    negative, positive = (replace(volume, array=np.full_like(volume.array, zero)) for zero in (-0.0, 0.0))
+    assert negative.fingerprint() == positive.fingerprint() != volume.fingerprint()
 
 
 def test_other_volumes_are_left_to_the_network():

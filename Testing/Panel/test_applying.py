@@ -55,6 +55,17 @@ def test_one_volume_that_cannot_be_segmented_does_not_cost_the_others(trained, d
     assert panel.parameters.result.GetName() == "CT 2 segmented"
 
 
+def test_more_names_than_a_command_may_have_reach_the_worker(trained, drive, monkeypatch):
+    from SparseUNet3DModule import job
+
+    monkeypatch.setattr(job, "_LONGEST_COMMAND", 0)
+    for n in range(2):
+        trained.ui.applySelector.check(addVolume(f"CT {n}"))
+    trained.ui.applyManyButton.click()
+    assert drive(lambda: not trained.isBusy, 60)
+    assert segmented() == ["CT 0 segmented", "CT 1 segmented"]
+
+
 def test_the_only_volume_that_cannot_be_segmented_is_called_by_its_name(trained, drive):
     panel = trained
     volume = addVolume("brain")
