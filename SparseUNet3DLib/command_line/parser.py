@@ -180,7 +180,10 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
 def _add_inference_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("segmenting")
     group.add_argument("--overlap", type=float, default=0.5, help="overlap of tiles, 0 to 0.9 (default: %(default)g)")
-    group.add_argument("--average-mirrored", default="", metavar="AXES", help="average over mirrorings of these axes")
+    group.add_argument(
+        "--average-mirrored", default="", metavar="AXES",
+        help="average over mirrorings of these axes; does harm unless the training mirrored them, too (--mirror)",
+    )
 
 
 def _add_compression_option(parser: argparse.ArgumentParser) -> None:
