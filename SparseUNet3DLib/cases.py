@@ -13,7 +13,7 @@ from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.holding_out import choose_held_out, held_out, held_out_again
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.segments import Segment
-from SparseUNet3DLib.volumes import Volume
+from SparseUNet3DLib.volumes import Volume, require_channel_order
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def harmonise(cases: Sequence[Case], warn: Callable[[str], None]) -> list[Case]:
     """Give all cases the same segments, matched by name, in order of first appearance, and names of their own.
 
     Raises:
-        InputError: no case, different numbers of channels, or fewer than two classes annotated in all.
+        InputError: no case, different numbers or another order of channels, or fewer than two classes annotated in all.
     """
     if not cases:
         raise InputError("There is no volume to train on.")
@@ -45,6 +45,8 @@ def harmonise(cases: Sequence[Case], warn: Callable[[str], None]) -> list[Case]:
             "All training volumes need the same channels, but "
             + ", ".join(f"'{c.volume.name}' has {c.volume.array.shape[0]}" for c in cases) + "."
         )
+    for case in cases[1:]:
+        require_channel_order(case.volume, cases[0].volume.channel_names, f"'{cases[0].volume.name}'")
     segments: dict[str, Segment] = {}
     for case in cases:
         for segment in case.annotation.segments:

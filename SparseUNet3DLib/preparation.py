@@ -25,7 +25,7 @@ from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.planner import make_plan, usual_patch_voxels
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.resampling import Resampler
-from SparseUNet3DLib.volumes import Volume
+from SparseUNet3DLib.volumes import Volume, require_channel_order
 from SparseUNet3DLib.working_spacing import choose_spacing, choose_voxel_spacing
 
 #: A volume whose voxels are so many times longer, or shorter, along all axes than a model's is meant in another unit.
@@ -117,7 +117,7 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
 
     cases = harmonise(cases, warn)
     arrays = [c.volume.array for c in cases]
-    names = _channel_names(cases)
+    names = cases[0].volume.channel_names
     for channel, name in enumerate(names):
         if all(a[channel].min() == a[channel].max() for a in arrays):
             message = f"Channel '{name}' is constant (every voxel is {arrays[0][channel].flat[0]:g})"
@@ -128,6 +128,8 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     start = options.start_from
     if start is not None and len(start.channels) != len(names):
         raise InputError(f"The model to start from has {len(start.channels)} channel(s), the volumes {len(names)}.")
+    if start is not None:
+        require_channel_order(cases[0].volume, [c.name for c in start.channels], "the model to start from")
     normalisation = start.channels if start else fit_normalisation(names, arrays)
     classes = len(cases[0].annotation.segments) + 1
     if classes > LARGEST:
@@ -281,7 +283,3 @@ def _require_memory(plan: Plan, memory: int) -> None:
             f"about {plan.training_bytes() / 2**30:.2g} GiB, but may use {memory / 2**30:.2g} GiB; choose a smaller "
             "patch_size, batch_size or widths, or allow more with --memory."
         )
-
-
-def _channel_names(cases: Sequence[Case]) -> tuple[str, ...]:
-    return cases[0].volume.channel_names

@@ -65,7 +65,7 @@ class StopRequest:
 
     def _look_at_file(self, stop_file: Path) -> None:
         try:
-            content = stop_file.read_bytes().decode("utf-8", "replace").strip()
+            content = _text(stop_file.read_bytes())
         except FileNotFoundError:
             self._seen = None
             return
@@ -104,6 +104,12 @@ class StopRequest:
             self._interrupts += 1
             if self._interrupts > 1:
                 raise KeyboardInterrupt
+
+
+def _text(content: bytes) -> str:
+    """Plain text, also where PowerShell wrote it in UTF-16."""
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    return content.decode(encoding, "replace").strip()
 
 
 def _remove_stale(stop_file: Path) -> None:

@@ -201,7 +201,7 @@ class _Loop:
         if self.rollbacks > _MOST_ROLLBACKS:
             raise DivergenceError(
                 f"Training diverged {self.rollbacks} times (the loss became NaN or infinite), although the learning "
-                "rate was halved each time; check the volume for extreme gray values, or train with a lower rate."
+                "rate was halved each time; look for extreme gray values in the volume, and clip them."
             )
         if not self.fresh_snapshot and len(self.snapshots) > 1:
             self.snapshots.pop()

@@ -52,6 +52,20 @@ class Volume:
         return digest.hexdigest()[:16]
 
 
+def require_channel_order(volume: Volume, expected: Sequence[str], whose: str) -> None:
+    """Refuse a volume with the ``expected`` channels in another order, which nothing else would tell.
+
+    Raises:
+        InputError: it is such a volume; ``whose`` says in the message which order is expected.
+    """
+    names = volume.channel_names
+    if names != tuple(expected) and sorted(names) == sorted(expected):
+        raise InputError(
+            f"The channels of '{volume.name}' are {', '.join(names)}, but those of {whose} are {', '.join(expected)}; "
+            "give them in this order."
+        )
+
+
 def read_volume(
     paths: str | os.PathLike | Sequence[str | os.PathLike], warn: Callable[[str], None] = warnings.warn
 ) -> Volume:

@@ -48,7 +48,7 @@ from SparseUNet3DLib.time_estimate import seconds_after_training
 from SparseUNet3DLib.training import run_training
 from SparseUNet3DLib.training_record import make_record
 from SparseUNet3DLib.training_task import TrainingFold, TrainingTask
-from SparseUNet3DLib.volumes import Volume
+from SparseUNet3DLib.volumes import Volume, require_channel_order
 
 #: Part of the free memory that the accumulated logits may take while segmenting.
 LOGITS_SHARE = 0.25
@@ -114,7 +114,8 @@ def segment(
             given, or the model finds its own volume again.
 
     Raises:
-        InputError: the volume has other channels than the model expects, or a spacing in another unit.
+        InputError: the volume has other channels than the model expects, or in another order, or a spacing in
+            another unit.
         MemoryLimitError: not even the smallest tile fits.
         Interrupted: asked to stop.
     """
@@ -145,6 +146,7 @@ def _segment(
             f"'{volume.name}' has {volume.array.shape[0]} channel(s), but the model expects {len(model.channels)} "
             f"({', '.join(c.name for c in model.channels)}); give the channels it was trained on, in this order."
         )
+    require_channel_order(volume, [c.name for c in model.channels], "the model")
     turn = Turn.between(volume.geometry.direction, model.plan.direction)
     turned = turn.volume(volume)
     require_like_spacing(turned, model.plan)

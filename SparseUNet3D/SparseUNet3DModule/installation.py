@@ -12,8 +12,8 @@ from SparseUNet3DLib.errors import MissingDependencyError
 #: Versions that work, as SparseUNet3DLib/dependencies.py checks them.
 TORCH_REQUIREMENT = ">=2.4,!=2.9.*"
 _OFFLINE = (
-    "Without a network, install PyTorch and safetensors into Slicer from files, as the README's section on offline "
-    "installation describes."
+    "Without a network, install PyTorch and safetensors into Slicer from files, as the README describes under 'Without "
+    "a network'."
 )
 
 

@@ -201,7 +201,8 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
     ) -> tasks.Outcome | Job:
         """Apply a model to volume files; the segmentations are written into ``outputFolder`` and not loaded.
 
-        Each file holds all channels of its volume. The other arguments are as in `segment`.
+        Each file holds all channels of its volume. Volumes that have a segmentation there already are left out.
+        The other arguments are as in `segment`.
         """
         if not files:
             raise InputError("There is no volume file to segment; choose a folder that holds some.")

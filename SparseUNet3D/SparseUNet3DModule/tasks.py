@@ -175,6 +175,7 @@ def segmentFilesJob(
         return iter(())
 
     arguments = runs.segmentArguments(model, [[f] for f in files], output, device, confidence=False, compress=True)
+    arguments.append("--skip-existing")
     return _job(folder, None, arguments, iter(()), takeBack, outcome, onEvent, onEnd, isOfScene=False)
 
 

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     if args.dry_run:
         volume, annotation, _ = _read(args, reporter)
         prepare([Case(volume, annotation)], recipe, make_run_options(args, None), reporter)
+        reporter.emit("done", outputs={}, scores=None, held_out_iou=None)
         return
     with run_folder(args) as (folder, stop):
         volume, annotation, truth = _read(args, reporter)

@@ -84,6 +84,10 @@ def _add_segment(commands: argparse._SubParsersAction) -> None:
     target.add_argument("--output", "-o", type=Path, help="segmentation to write, for a single volume")
     target.add_argument("--output-folder", type=Path, help="folder to write NAME.seg.nrrd into for every volume")
     parser.add_argument("--confidence", action="store_true", help="write NAME.confidence.nrrd beside each result")
+    parser.add_argument(
+        "--skip-existing", action="store_true",
+        help="leave out volumes whose result exists, for example to finish what was interrupted",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     _add_compression_option(parser)
     _add_inference_options(parser)

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     recipe = make_recipe(args)
     if args.dry_run:
         prepare(_read(args, reporter), recipe, make_run_options(args, None), reporter)
+        reporter.emit("done", outputs={}, scores=None, held_out_iou=None)
         return
     with run_folder(args) as (folder, stop):
         cases = _read(args, reporter)

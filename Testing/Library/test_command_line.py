@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ import SimpleITK as sitk
 from command import DENSIFY, SEGMENTS, SMALL, call, run, write_case
 from documented_events import check_event, strict_lines
 
+from SparseUNet3DLib import workflow
 from SparseUNet3DLib.command_line.options import read_image
 from SparseUNet3DLib.errors import MemoryLimitError
 from SparseUNet3DLib.geometry import Geometry
-from SparseUNet3DLib.model_file import load_model
+from SparseUNet3DLib.model_file import Model, load_model
 from SparseUNet3DLib.segmentation_files import read_segmentation
+from SparseUNet3DLib.volumes import Volume
+from SparseUNet3DLib.workflow import Prediction
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,35 @@ def test_one_bad_volume_does_not_keep_the_others_from_being_segmented(
         assert (result.geometry, result.segments) == (grid, SEGMENTS)
         confidence = sitk.GetArrayFromImage(sitk.ReadImage(str(results / f"{name}.confidence.nrrd")))
         assert 0 <= confidence.min() < confidence.max() <= 100
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
+def test_what_was_interrupted_is_finished_by_the_same_command(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(trained)
+    arguments = ("segment", "m.safetensors", "vol.nrrd", "other-vol.nrrd", "--output-folder", tmp_path, "--confidence")
+    with monkeypatch.context() as patch:
+
+        def stopped_at_the_second(model: Model, volume: Volume, *others: object, **options: object) -> Prediction:
+            if volume.name == "other-vol":
+                os.kill(os.getpid(), signal.SIGTERM)
+            return workflow_segment(model, volume, *others, **options)
+
+        workflow_segment = workflow.segment
+        patch.setattr(workflow, "segment", stopped_at_the_second)
+        assert call(*arguments) == 130
+    told = " ".join(capsys.readouterr().err.split())
+    assert "Segmented were 1 of 2 volumes; the same command with --skip-existing goes on with the others." in told
+    first = (tmp_path / "vol.seg.nrrd").read_bytes()
+    (tmp_path / "other-vol.confidence.nrrd").touch()  # as if it had been stopped between its two results
+    assert call(*arguments) == 7
+    assert call(*arguments, "--skip-existing") == 0
+    assert "1 of 2 volumes have a result and were left out." in capsys.readouterr().err
+    assert read_segmentation(tmp_path / "other-vol.seg.nrrd").segments == SEGMENTS
+    assert (tmp_path / "other-vol.confidence.nrrd").stat().st_size > 0
+    assert call(*arguments, "--skip-existing") == 0
+    assert (tmp_path / "vol.seg.nrrd").read_bytes() == first
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_scribbles_with_a_segment_of_the_background(folder: Path, capsys: pytest
     np.testing.assert_array_equal(result.labels[scribbles > 0], scribbles[scribbles > 0] % 3)
 
 
-def test_two_channels_as_two_files(folder: Path):
+def test_two_channels_as_two_files(folder: Path, capsys: pytest.CaptureFixture[str]):
     image = sitk.ReadImage("vol.nrrd")
     write_image(Path("pet.nrrd"), LABELS.astype(np.float32) / 2, Geometry.from_image(image))
     arguments = ("densify", "vol.nrrd", "pet.nrrd", "-a", "ann.seg.nrrd", "-o", "out.seg.nrrd", *SMALL)
@@ -153,6 +153,16 @@ def test_two_channels_as_two_files(folder: Path):
     assert [c.name for c in load_model("m.safetensors").channels] == ["vol", "pet"]
     assert call("segment", "m.safetensors", "-c", "vol.nrrd", "pet.nrrd", "-o", "again.seg.nrrd") == 0
     assert read_segmentation("again.seg.nrrd").labels.shape == SHAPE
+    capsys.readouterr()
+    swapped = [{"vol.nrrd": "pet.nrrd", "pet.nrrd": "vol.nrrd"}.get(a, a) for a in arguments]
+    for command in (
+        ("segment", "m.safetensors", "-c", "pet.nrrd", "vol.nrrd", "-o", "swapped.seg.nrrd"),
+        (*swapped, "--start-from", "m.safetensors", "--overwrite", "--iterations", 2),
+        ("train", "-c", *arguments[1:3], "ann.seg.nrrd", "-c", *swapped[1:3], "ann.seg.nrrd", "-o", "t.safetensors"),
+    ):
+        assert call(*command) == 3
+        told = " ".join(capsys.readouterr().err.split())
+        assert "are pet, vol, but those of" in told and "are vol, pet; give them in this order" in told
 
 
 def test_label_map_gets_its_names_in_a_sidecar(folder: Path):

@@ -35,6 +35,8 @@ def test_nothing_is_requested_to_begin_with(tmp_path):
     [
         (b"finish", "finish"),
         (b"finish\r\n", "finish"),
+        (b"\xef\xbb\xbffinish\r\n", "finish"),
+        ("finish\r\n".encode("utf-16"), "finish"),
         (b"", "interrupt"),
         (b"now", "interrupt"),
         (b"\xff", "interrupt"),

@@ -199,7 +199,7 @@ def test_torch_that_cannot_be_installed_is_explained(panel, ready, dialogs, with
     dialogs.answer("yesNo", True)
     panel.ui.segmentButton.click()
     text = panel.ui.errorLabel.text
-    assert "PyTorch could not be installed (no network)" in text and "README's section on offline" in text
+    assert "PyTorch could not be installed (no network)" in text and "as the README describes" in text
 
 
 def test_a_deleted_node_never_hurts(panel, ready, drive):
