@@ -57,9 +57,14 @@ class ResultSection:
         ui.show3DButton.enabled = result is not None
         ui.showConfidenceButton.enabled = confidence is not None
         ui.showErrorsButton.enabled = result is not None and self._errorFile() is not None
+        isOfOther = result is not None and volumeOf(result) is not parameters.volume
         ui.copyButton.enabled = (
             result is not None and parameters.annotation is not None and parameters.volume is not None
-            and volumeOf(result) is parameters.volume and not self._panel.isBusy
+            and not isOfOther and not self._panel.isBusy
+        )
+        ui.copyButton.toolTip = (
+            _("The result is of another volume; choose that one, and its annotation, under Data.") if isOfOther
+            else _("Replace the annotation by the result, to correct it there. Asks first; one undo step.")
         )
         scores = dict(parameters.heldOutIou) if result is not None else {}
         ui.scoreTable.visible = bool(scores)

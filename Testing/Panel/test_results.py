@@ -105,11 +105,11 @@ def test_the_result_of_another_volume_is_not_copied(panel, ready, train):
     from SparseUNet3DLib.errors import InputError  # as it is after other tests have reloaded the library
 
     train()
-    assert panel.ui.copyButton.enabled
+    assert panel.ui.copyButton.enabled and "Asks first" in panel.ui.copyButton.toolTip
     other = addVolume("other")
     panel.parameters.volume, panel.parameters.annotation = other, addAnnotation(other)
     before = labelsOf(panel.parameters.annotation, other)
-    assert not panel.ui.copyButton.enabled
+    assert not panel.ui.copyButton.enabled and "of another volume" in panel.ui.copyButton.toolTip
     with pytest.raises(InputError, match="'CT segmented' was not made of 'other'; choose its own volume"):
         copyIntoAnnotation(panel)
     np.testing.assert_array_equal(labelsOf(panel.parameters.annotation, other), before)
