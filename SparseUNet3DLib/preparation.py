@@ -126,9 +126,9 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
             warn(f"{message}; it does not help and may be left out.")
     device = choose_device(options.device)
     start = options.start_from
-    if start is not None and len(start.channels) != len(names):
-        raise InputError(f"The model to start from has {len(start.channels)} channel(s), the volumes {len(names)}.")
     if start is not None:
+        if len(start.channels) != len(names):
+            raise InputError(f"The model to start from has {len(start.channels)} channel(s), the volumes {len(names)}.")
         require_channel_order(cases[0].volume, [c.name for c in start.channels], "the model to start from")
     normalisation = start.channels if start else fit_normalisation(names, arrays)
     classes = len(cases[0].annotation.segments) + 1
