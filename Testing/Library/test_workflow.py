@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import scipy.ndimage
 from tiny_training import (
     NARROW,
     SEGMENTS,
     SHAPE,
-    StopAfter,
     iou,
-    same_weights,
     tiny_annotation,
     tiny_labels,
     tiny_recipe,
@@ -22,14 +18,12 @@ from tiny_training import (
 from SparseUNet3DLib import training
 from SparseUNet3DLib.annotation import from_planes
 from SparseUNet3DLib.cases import Case
-from SparseUNet3DLib.errors import InputError, Interrupted, MemoryLimitError, UsageError
+from SparseUNet3DLib.errors import InputError, MemoryLimitError, UsageError
 from SparseUNet3DLib.evaluation import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE
 from SparseUNet3DLib.events import CollectingReporter
-from SparseUNet3DLib.inference import InferenceSettings
 from SparseUNet3DLib.model_file import load_model
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import PRESETS
-from SparseUNet3DLib.segmentation_files import read_segmentation
 from SparseUNet3DLib.segments import Segment, Segmentation
 from SparseUNet3DLib.workflow import RunOptions, densify, prepare, segment, train
 
@@ -216,102 +210,6 @@ def test_several_volumes_with_different_segments():
     assert model.segments == SEGMENTS
     assert len(model.record["volumes"]) == 2
     assert any("has no segment 'dark'" in w["message"] for w in reporter.of("warning"))
-
-
-# -- budget, stopping, previews ------------------------------------------------------------------------
-
-
-def test_a_time_budget_covers_training_and_segmentation():
-    volume = tiny_volume((32, 48, 48))
-    annotation = tiny_annotation(volume, (8, 16, 24))
-    reporter = CollectingReporter()
-    options = RunOptions("cpu", hold_out=0, plan=NARROW)
-    started = time.perf_counter()
-    _, model = densify(volume, annotation, quick(iterations=None, seconds=4.0), options, reporter)
-    took = time.perf_counter() - started
-    budget = reporter.of("step")[-1]["seconds_total"]
-    assert 1.0 <= budget < 4.0  # the rest is reserved for segmenting, but never more than three quarters
-    assert budget - 0.1 <= model.record["seconds"] < took
-    assert took < 60.0
-
-
-def test_a_run_resamples_its_volume_once_for_each_of_its_grids(monkeypatch, tmp_path):
-    """A large volume takes seconds for that, and training, validation, previews and segmentation need the same."""
-    resampled, affine_transform = [], scipy.ndimage.affine_transform
-
-    def counted(*arguments, **options):
-        resampled.append(options["output_shape"])
-        return affine_transform(*arguments, **options)
-
-    monkeypatch.setattr(scipy.ndimage, "affine_transform", counted)
-    monkeypatch.setattr(training, "_FIRST_VALIDATION_SECONDS", 0.0)
-    monkeypatch.setattr(training, "_FIRST_SHARE", 1000.0)
-    volume, reporter = tiny_volume(spacing=(1.0, 1.0, 2.0)), CollectingReporter()
-    recipe = quick(6, seconds=30.0, members=2, voxel_classifier=True)
-    options = replace(OPTIONS, hold_out=1, plan={**PLAN, "spacing": "2x2x2"}, preview=tmp_path / "p.seg.nrrd")
-    _, model = densify(volume, tiny_annotation(volume, (2, 5, 8, 11, 14, 17, 20)), recipe, options, reporter)
-    assert model.plan.members == 2 and reporter.of("preview") and len(reporter.of("validation")) > 2
-    own = volume.geometry.array_spacing
-    assert len(resampled) == len({model.plan.spacing, model.plan.voxel_spacing} - {own})
-
-
-def test_a_budget_too_short_to_segment_in_still_trains_for_a_quarter_of_it():
-    volume = tiny_volume((32, 48, 48))
-    reporter = CollectingReporter()
-    options = RunOptions("cpu", hold_out=0, plan=NARROW)
-    densify(
-        volume, tiny_annotation(volume, (8, 16, 24)), quick(iterations=None, seconds=0.04), options, reporter,
-        settings=InferenceSettings(overlap=0.5),
-    )
-    assert reporter.of("step")[-1]["seconds_total"] == pytest.approx(0.01)
-
-
-def test_finishing_early_still_segments():
-    volume = tiny_volume()
-    prediction, model = densify(volume, tiny_annotation(volume), quick(50), OPTIONS, stop=StopAfter(3, "finish"))
-    assert model.record["iterations"] == 3
-    assert prediction.segmentation.labels.shape == SHAPE
-
-
-def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path):
-    volume = tiny_volume()
-    annotation = tiny_annotation(volume)
-    whole, model = densify(volume, annotation, quick(8), OPTIONS)
-    options = replace(OPTIONS, folder=tmp_path)
-    with pytest.raises(Interrupted, match="after 3 iterations"):
-        densify(volume, annotation, quick(8), options, stop=StopAfter(3))
-    resumed, again = densify(volume, annotation, quick(8), replace(options, resume=True))
-    assert same_weights(again.weights, model.weights)
-    np.testing.assert_array_equal(resumed.segmentation.labels, whole.segmentation.labels)
-
-
-def test_interrupting_the_segmentation_ends_it():
-    volume = tiny_volume()
-    _, model = densify(volume, tiny_annotation(volume), quick(1), OPTIONS)
-    with pytest.raises(Interrupted):
-        segment(model, volume, "cpu", stop=StopAfter(1))
-
-
-def test_the_preview_is_a_segmentation_that_can_be_read_meanwhile(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_FIRST_VALIDATION_SECONDS", 0.0)
-    monkeypatch.setattr(training, "_FIRST_SHARE", 100.0)
-    path = tmp_path / "preview.seg.nrrd"
-    volume, reporter = tiny_volume(), CollectingReporter()
-    densify(volume, tiny_annotation(volume), quick(3), replace(OPTIONS, preview=path), reporter)
-    assert reporter.of("preview")[0] == {"path": str(path), "iteration": 1}
-    preview = read_segmentation(path)
-    assert preview.labels.shape == SHAPE
-    assert [s.name for s in preview.segments] == ["bright", "dark"]
-    assert preview.geometry.same_grid(volume.geometry)
-
-
-def test_a_preview_is_no_longer_made_when_the_user_waits_for_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_FIRST_VALIDATION_SECONDS", 0.0)
-    monkeypatch.setattr(training, "_FIRST_SHARE", 100.0)
-    volume, reporter = tiny_volume(), CollectingReporter()
-    options = replace(OPTIONS, preview=tmp_path / "preview.seg.nrrd")
-    densify(volume, tiny_annotation(volume), quick(50), options, reporter, StopAfter(0, "finish"))
-    assert not reporter.of("preview") and not options.preview.exists()
 
 
 def test_a_volume_whose_spacing_is_in_another_unit_is_refused(densified):
