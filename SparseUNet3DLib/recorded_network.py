@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -16,7 +16,12 @@ Features = Callable[[torch.Tensor], torch.Tensor]
 
 
 def record_features(
-    network: nn.Module, shape: tuple[int, ...], device: torch.device, precision: torch.dtype, compiled: bool
+    network: nn.Module,
+    shape: tuple[int, ...],
+    device: torch.device,
+    precision: torch.dtype,
+    search: bool,
+    compiled: bool,
 ) -> Features:
     """``network.features`` for training with images of ``shape`` (b, c, z, y, x), as CUDA graphs.
 
@@ -26,6 +31,7 @@ def record_features(
     Have room for it: what a recording in which memory ran out has taken is not given back.
 
     Args:
+        search: let cuDNN try several algorithms for each convolution first; takes ten seconds in a new process.
         compiled: let torch.compile join what lies between the convolutions first; takes half a minute.
 
     Raises:
@@ -34,7 +40,7 @@ def record_features(
     for compile_first in (True, False) if compiled else (False,):
         try:
             features = torch.compile(network.features) if compile_first else network.features
-            return _record(network, features, shape, device, precision)
+            return _record(network, features, shape, device, precision, search)
         except Exception as error:  # of several compilers, with kinds of their own
             # Ending a recording in which memory ran out fails, too.
             if is_out_of_memory(error) or (error.__context__ and is_out_of_memory(error.__context__)):
@@ -43,7 +49,12 @@ def record_features(
 
 
 def _record(
-    network: nn.Module, features: Features, shape: tuple[int, ...], device: torch.device, precision: torch.dtype
+    network: nn.Module,
+    features: Features,
+    shape: tuple[int, ...],
+    device: torch.device,
+    precision: torch.dtype,
+    search: bool,
 ) -> Features:
     network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -58,7 +69,7 @@ def _record(
             torch.cuda.stream(torch.cuda.current_stream(device)),
             # What autocast has cast would not be cast again in a replay, when the weights have changed.
             torch.autocast(device.type, torch.bfloat16, precision == torch.bfloat16, cache_enabled=False),
-            _fastest_algorithms(),
+            _fastest_algorithms() if search else nullcontext(),
         ):
             # The last layers, which are not recorded, have no gradient here.
             return torch.cuda.make_graphed_callables(_Shell(network, features), (images,), allow_unused_input=True)

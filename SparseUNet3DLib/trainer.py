@@ -30,6 +30,8 @@ _WARM_UP = 0.1
 #: From when on a run is long enough for torch.compile, which takes half a minute, to pay: ten minutes, of which
 #: segmenting may take some.
 _LONG_SECONDS, _LONG_ITERATIONS = 500.0, 10_000
+#: And for cuDNN's search, which takes ten seconds and makes steps an eighth shorter.
+_SEARCH_SECONDS, _SEARCH_ITERATIONS = 100.0, 2000
 #: What of the memory announced for a step, which is meant for float32, a recorded one takes in bfloat16 at most.
 _BFLOAT16_SHARE = 0.6
 #: Iterations between the learning-rate steps of Caffe networks derived from the paper's.
@@ -193,8 +195,10 @@ class Trainer:
         share = _BFLOAT16_SHARE if self.precision == torch.bfloat16 else 1.0
         if available_memory(self.device) < share * self.plan.training_bytes():
             return self.network.features
-        long = (self.recipe.seconds or 0) >= _LONG_SECONDS or (self.recipe.iterations or 0) >= _LONG_ITERATIONS
-        return record_features(self.network, shape, self.device, self.precision, compiled=long)
+        seconds, iterations = self.recipe.seconds or 0, self.recipe.iterations or 0
+        search = seconds >= _SEARCH_SECONDS or iterations >= _SEARCH_ITERATIONS
+        compiled = seconds >= _LONG_SECONDS or iterations >= _LONG_ITERATIONS
+        return record_features(self.network, shape, self.device, self.precision, search, compiled)
 
     def augmentation_strength(self, steps: int) -> float:
         """Strength of the augmentation (0..1) after so many ``steps`` of the present network."""

@@ -128,7 +128,7 @@ def make_step(
     target = torch.randint(0, 4, (1, *plan.output_size), device=device)
     precision = choose_precision(device)
     if recorded:
-        features = record_features(network, tuple(images.shape), device, precision, compiled)
+        features = record_features(network, tuple(images.shape), device, precision, search=True, compiled=compiled)
     else:
         features = torch.compile(network.features) if compiled else network.features
 

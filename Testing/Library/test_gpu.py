@@ -94,7 +94,7 @@ def test_recorded_features_and_gradients_are_those_of_the_network(
     trainer = make_trainer(tiny_task(plan=plan, device=GPU))
     network, shape = trainer.network.train(), (plan.batch_size, 1, *plan.patch_size)
     before = {n: t.clone() for n, t in network.state_dict().items()}
-    recorded = record_features(network, shape, GPU, torch.float32, compiled)
+    recorded = record_features(network, shape, GPU, torch.float32, search=True, compiled=compiled)
     assert recorded != network.features  # it could be recorded
     assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
     for seed in (1, 2):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_training import CPU, tiny_plan
+from tiny_training import CPU, make_trainer, tiny_plan, tiny_recipe, tiny_task
 
 from SparseUNet3DLib import recorded_network
 from SparseUNet3DLib.networks import build_network
@@ -29,7 +29,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, *errors: Exception | None) -> lis
 
 
 def record(network: torch.nn.Module, compiled: bool) -> object:
-    return record_features(network, SHAPE, CPU, torch.float32, compiled)
+    return record_features(network, SHAPE, CPU, torch.float32, search=True, compiled=compiled)
 
 
 def test_without_a_compiler_the_network_is_recorded_as_it_is(monkeypatch):
@@ -55,6 +55,31 @@ def test_what_cannot_be_recorded_is_computed_as_it_is(monkeypatch):
     ways = fail_with(monkeypatch, ImportError("triton"), RuntimeError("not permitted when stream is capturing"))
     assert record(network, compiled=True) == network.features
     assert len(ways) == 2
+
+
+@pytest.mark.parametrize(
+    "limits, search, compiled",
+    [
+        ({"seconds": 60.0, "iterations": None}, False, False),
+        ({"seconds": 240.0, "iterations": None}, True, False),
+        ({"seconds": 600.0, "iterations": None}, True, True),
+        ({"seconds": None, "iterations": 100}, False, False),
+        ({"seconds": None, "iterations": 70_000}, True, True),
+    ],
+)
+def test_what_takes_long_is_left_out_of_short_runs(limits: dict, search: bool, compiled: bool, monkeypatch):
+    asked = []
+
+    def record(network, shape, device, precision, search, compiled):
+        asked.append((search, compiled))
+        return network.features
+
+    monkeypatch.setattr("SparseUNet3DLib.trainer.record_features", record)
+    trainer = make_trainer(tiny_task(recipe=tiny_recipe(**limits)))
+    trainer._recorded = None  # as on a GPU
+    trainer.step(0.5)
+    trainer.step(0.5)
+    assert asked == [(search, compiled)]
 
 
 def test_running_out_of_memory_is_not_hidden(monkeypatch):
