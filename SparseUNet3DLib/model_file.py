@@ -204,7 +204,11 @@ def _fresh_weights(plan: Plan) -> dict[str, torch.Tensor]:
 
 def _segment(values: dict) -> Segment:
     red, green, blue = (float(c) for c in values["color"])
-    return Segment(str(values["id"]), str(values["name"]), (red, green, blue), dict(values["tags"]))
+    value = values.get("value")  # models of before have none
+    return Segment(
+        str(values["id"]), str(values["name"]), (red, green, blue), dict(values["tags"]),
+        None if value is None else int(value),
+    )
 
 
 def _check(model: Model) -> None:

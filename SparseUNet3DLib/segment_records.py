@@ -16,6 +16,8 @@ from SparseUNet3DLib.errors import InputError, OutputError
 from SparseUNet3DLib.segments import Segment
 
 _BINARY_LABELMAP = "Binary labelmap"
+#: What label maps are written with: 16 bits, as many programs know no more.
+_LARGEST_VALUE = 65535
 
 
 @dataclass(frozen=True)
@@ -104,18 +106,26 @@ def records_from_sidecar(sidecar: Path) -> list[SegmentRecord] | None:
     return records
 
 
+def label_map_values(segments: Sequence[Segment]) -> list[int]:
+    """The value of each segment in a label map: those of the files they come from, or else 1, 2, ..."""
+    values = [segment.value for segment in segments]
+    if len({*values}) == len(values) and all(value is not None and value <= _LARGEST_VALUE for value in values):
+        return values
+    return [*range(1, len(segments) + 1)]
+
+
 def sidecar_text(segments: Sequence[Segment]) -> str:
-    """JSON sidecar of a label map in which value n is ``segments[n - 1]``."""
+    """JSON sidecar of a label map with ``label_map_values``."""
     entries = [
-        {"value": n, "id": s.id, "name": s.name, "color": list(s.color), "tags": s.tags}
-        for n, s in enumerate(segments, start=1)
+        {"value": value, "id": s.id, "name": s.name, "color": list(s.color), "tags": s.tags}
+        for value, s in zip(label_map_values(segments), segments, strict=True)
     ]
     return json.dumps({"segments": entries}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _record_from_metadata(metadata: Mapping[str, str], n: int, path: Path) -> SegmentRecord:
     def field(name: str, default: str) -> str:
-        return metadata.get(f"Segment{n}_{name}", default)
+        return _as_text(metadata.get(f"Segment{n}_{name}", default))
 
     identifier = field("ID", f"Segment_{n + 1}")
     try:
@@ -125,8 +135,17 @@ def _record_from_metadata(metadata: Mapping[str, str], n: int, path: Path) -> Se
         value, layer = int(field("LabelValue", "1")), int(field("Layer", own_layer))
     except ValueError as error:
         raise InputError(f"'{path}': the metadata of segment {n} ('{identifier}') is damaged: {error}.") from None
-    segment = Segment(identifier, field("Name", identifier), color, _split_tags(field("Tags", "")))
+    segment = Segment(identifier, field("Name", identifier), color, _split_tags(field("Tags", "")), value)
     return SegmentRecord(segment, value, layer)
+
+
+def _as_text(value: str) -> str:
+    """``value`` as SimpleITK read it, with bytes that are no UTF-8 (old Slicer on Windows) as Western letters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
 
 
 def _record_from_json(entry: object, n: int, sidecar: Path) -> SegmentRecord:
@@ -143,7 +162,7 @@ def _record_from_json(entry: object, n: int, sidecar: Path) -> SegmentRecord:
         color = entry.get("color", [0.5, 0.5, 0.5])
         if not isinstance(color, list) or not all(type(c) in (int, float) for c in color):
             raise ValueError('"color" must be a list of three numbers')
-        return SegmentRecord(Segment(identifier, name, _color(color), tags), value)
+        return SegmentRecord(Segment(identifier, name, _color(color), tags, value), value)
     except ValueError as error:
         raise InputError(f"'{sidecar}': segment {n} in the list cannot be used: {error}.") from None
 

@@ -17,6 +17,7 @@ from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.image_files import image_array, read_image, volume_stem, write_image
 from SparseUNet3DLib.segment_records import (
     SegmentRecord,
+    label_map_values,
     metadata_from_segments,
     records_from_metadata,
     records_from_sidecar,
@@ -74,6 +75,7 @@ def read_named(path: Path) -> Segmentation:
 def write_segmentation(segmentation: Segmentation, path: str | os.PathLike, compress: bool = True) -> None:
     """Write a .seg.nrrd file for Slicer, or for any other ending a label map with sidecar ``<stem>.json``.
 
+    In a label map segments that were read from one keep their values there; in .seg.nrrd they are 1, 2, ...
     Files already there are replaced only when the new ones are complete.
 
     Raises:
@@ -84,17 +86,24 @@ def write_segmentation(segmentation: Segmentation, path: str | os.PathLike, comp
     path = Path(path)
     if segmentation.labels.max() > len(segmentation.segments):
         raise ValueError(f"label {segmentation.labels.max()} has none of the {len(segmentation.segments)} segments")
-    # Half the memory in Slicer, where few segmentations have more.
-    dtype = np.uint8 if len(segmentation.segments) <= np.iinfo(np.uint8).max else np.uint16
-    labels = segmentation.labels.astype(dtype, copy=False)
-    sidecar = sidecar_to_write(path)
+    segments, sidecar = segmentation.segments, sidecar_to_write(path)
     if sidecar is None:
-        metadata = metadata_from_segments(segmentation.segments, segmentation.geometry.size, path)
+        metadata = metadata_from_segments(segments, segmentation.geometry.size, path)
+        labels = _with_values(segmentation.labels, [*range(1, len(segments) + 1)])
         write_image(labels, segmentation.geometry, path, metadata, compress)
         return
+    labels = _with_values(segmentation.labels, label_map_values(segments))
     with atomic_path(sidecar) as temporary:
-        temporary.write_text(sidecar_text(segmentation.segments), encoding="utf-8")
+        temporary.write_text(sidecar_text(segments), encoding="utf-8")
         write_image(labels, segmentation.geometry, path, compress=compress)
+
+
+def _with_values(labels: np.ndarray, values: list[int]) -> np.ndarray:
+    """``labels`` with ``values[n - 1]`` for each n, in the smallest type: few programs need more, Slicer half of it."""
+    dtype = np.uint8 if max(values, default=0) <= np.iinfo(np.uint8).max else np.uint16
+    if values == [*range(1, len(values) + 1)]:
+        return labels.astype(dtype, copy=False)
+    return np.array([0, *values], dtype)[labels]
 
 
 def sidecar_of(path: str | os.PathLike) -> Path | None:
@@ -189,7 +198,7 @@ def _records_of_label_map(values: list[np.ndarray], path: Path) -> list[SegmentR
     present = [int(value) for value in values[0] if value]
     if len(present) > _MAX_SEGMENTS:
         raise InputError(f"'{path}' is no label map: it holds {len(present)} different values, more than 65535.")
-    return [SegmentRecord(Segment(f"Segment_{v}", f"Segment {v}", distinct_color(v)), v) for v in present]
+    return [SegmentRecord(Segment(f"Segment_{v}", f"Segment {v}", distinct_color(v), value=v), v) for v in present]
 
 
 def _check_layers(records: list[SegmentRecord], count: int, path: Path) -> None:

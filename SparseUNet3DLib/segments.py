@@ -24,12 +24,14 @@ class Segment:
         name: name shown to the user.
         color: red, green, blue in 0..1.
         tags: further Slicer tags by name; "TerminologyEntry" holds the coded terminology.
+        value: its voxels' value in the file that it was read from, which label maps that are written keep.
     """
 
     id: str
     name: str
     color: tuple[float, float, float] = (0.5, 0.5, 0.5)
     tags: dict[str, str] = field(default_factory=dict, hash=False)
+    value: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,15 @@ class TestSlicerFiles:
         assert [s.id for s in back.segments] == ["high", "unused", "low"]
         assert (back.labels[0, 0, 0], back.labels[1, 1, 1], np.count_nonzero(back.labels)) == (1, 3, 2)
 
+    def test_letters_of_old_windows_files_come_back(self, tmp_path: Path):
+        write_slicer_file(tmp_path / "old.seg.nrrd", np.ones((2, 3, 4), np.uint8), {"Segment0_Name": "NAME"})
+        content = (tmp_path / "old.seg.nrrd").read_bytes()
+        (tmp_path / "old.seg.nrrd").write_bytes(content.replace(b"NAME", "Gefäß".encode("latin-1")))
+        segmentation = read_segmentation(tmp_path / "old.seg.nrrd")
+        for name in ("new.seg.nrrd", "new.nii.gz"):
+            write_segmentation(segmentation, tmp_path / name)
+            assert [s.name for s in read_segmentation(tmp_path / name).segments] == ["Gefäß"]
+
     @pytest.mark.parametrize(
         ("metadata", "reason"),
         [
@@ -211,6 +220,27 @@ class TestLabelMaps:
         back = read_segmentation(tmp_path / "a.nrrd")
         assert [(s.id, s.name) for s in back.segments] == [("Segment_3", "Segment 3"), ("Segment_90", "Segment 90")]
         np.testing.assert_array_equal(back.labels, np.select([array == 3, array == 90], [1, 2]))
+
+    @pytest.mark.parametrize("values, dtype", [((5, 1), np.uint8), ((5, 700), np.uint16)])
+    def test_values_are_kept(self, tmp_path: Path, values: tuple[int, int], dtype: type):
+        """Other programs know a structure by its value."""
+        array = np.zeros((2, 3, 4), np.int16)
+        array[0, 0, 0], array[1, 1, 1] = values
+        write_slicer_file(tmp_path / "a.nii.gz", array, {})
+        write_segmentation(read_segmentation(tmp_path / "a.nii.gz"), tmp_path / "b.nii.gz")
+        written = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "b.nii.gz")))
+        np.testing.assert_array_equal(written, array)
+        assert written.dtype == dtype
+        assert_equal(read_segmentation(tmp_path / "b.nii.gz"), read_segmentation(tmp_path / "a.nii.gz"))
+
+    def test_values_that_cannot_be_kept_are_numbers(self, tmp_path: Path):
+        """Of two layers of Slicer's, or too large."""
+        for values in ((1, 1), (1, 100_000), (1, None)):
+            segments = tuple(replace(s, value=v) for s, v in zip(SEGMENTS[:2], values, strict=True))
+            write_segmentation(replace(example(), segments=segments), tmp_path / "a.nii.gz")
+            assert_equal(read_segmentation(tmp_path / "a.nii.gz"), replace(example(), segments=segments))
+            written = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nii.gz")))
+            np.testing.assert_array_equal(written, example().labels)
 
     def test_made_up_colours_are_distinct(self, tmp_path: Path):
         write_slicer_file(tmp_path / "a.nrrd", np.arange(12, dtype=np.uint8).reshape(1, 3, 4), {})
