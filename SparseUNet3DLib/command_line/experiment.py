@@ -86,7 +86,7 @@ class _Table:
         Raises:
             InputError: the folder's table is of another data set, or no table.
         """
-        self.protocol, self.data, self.folder = protocol, data, folder
+        self.protocol, self.data, self.runs, self.folder = protocol, data, runs, folder
         self.csv, self.md = folder / f"{protocol}.csv", folder / f"{protocol}.md"
         self.cells = read_cells(self.csv)
         others = [c.dataset for c in self.cells if c.dataset != data.name]
@@ -106,13 +106,15 @@ class _Table:
             SparseUNetError: see ``cells.carry_out``; the checkpoint of a run that was stopped stays.
         """
         from SparseUNet3DLib.experiments.cells import carry_out
-        from SparseUNet3DLib.experiments.results import write_found
+        from SparseUNet3DLib.experiments.results import copy_found, write_found
 
         settings = self._settings[entry.row, entry.column]
-        same = next((c for c in self.cells if c.settings == settings), None)
-        if same is not None:  # a row with more slices than there are learns from no others than the one before
-            self._put(replace(same, row=entry.row, column=entry.column))
-            return
+        for run in self.runs:  # a row with more slices than there are learns from no others than the one before
+            cell = next((c for c in self.cells if (c.row, c.column) == (run.row, run.column)), None)
+            if cell is not None and cell.settings == settings:
+                copy_found(self.folder, self.protocol, run, entry)
+                self._put(replace(cell, row=entry.row, column=entry.column))
+                return
         run_folder = self.folder / f"{self.protocol}-{settings}.run"
         make_folder(run_folder)
         result = carry_out(entry, self.data, run_folder, device, reporter, stop)
@@ -175,6 +177,8 @@ def _fingerprint(entry: Run, data: DataSet) -> str:
                                ("unscored", entry.unscored))}  # fmt: skip
     cases = {name: case for name, case in data.cases.items() if name in entry.training | entry.test}
     values = [planes, NETWORKS[entry.network], data.recipe.to_dict(), data.plan, fingerprint([*cases.values()], [])]
+    # By which the volumes' structures are the same ones.
+    values.append({name: [s.name for s in case.annotation.segments] for name, case in cases.items()})
     first = data.cases[next(iter(entry.training))].volume.geometry.direction
     turns = {name: Turn.between(case.volume.geometry.direction, first) for name, case in cases.items()}
     values += [[name, turn.sources, turn.reversed_axes] for name, turn in turns.items() if not turn.does_nothing]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -63,6 +65,11 @@ def read_dataset(path: Path, warn: Callable[[str], None] = lambda message: None)
         raise type(error)(f"'{path}': {error}") from None
 
 
+def name_in_files(text: str) -> str:
+    """``text`` with a dash for everything that file names had better not hold."""
+    return re.sub(r"[^\w.,-]+", "-", text)
+
+
 def _dataset(values: dict, path: Path, warn: Callable[[str], None]) -> DataSet:
     refuse_unknown(values, _DATASET_KEYS, "A data set")
     volumes = values.get("volume")
@@ -72,8 +79,8 @@ def _dataset(values: dict, path: Path, warn: Callable[[str], None]) -> DataSet:
     entries: dict[str, VolumeEntry] = {}
     for number, entry in enumerate(volumes, start=1):
         name = str(entry.get("name", f"volume {number}")) if isinstance(entry, Mapping) else f"volume {number}"
-        if name in entries:
-            raise InputError(f"two volumes are named '{name}'; give each a name of its own.")
+        if any(name_in_files(name) == name_in_files(other) for other in entries):
+            raise InputError(f"two volumes are named '{name}', as far as file names tell; give each a name of its own.")
         try:
             entries[name] = read_entry(entry, name, root, warn)
         except (InputError, UsageError) as error:
@@ -133,8 +140,8 @@ def _recipe(training: Mapping) -> Recipe:
     recipe = preset(str(changes.pop("preset", "paper")))
     if "minutes" in changes:
         minutes = changes.pop("minutes")
-        if not isinstance(minutes, (int, float)) or not minutes > 0:
-            raise UsageError(f"[training]: minutes must be a number above 0, not {minutes!r}.")
+        if not isinstance(minutes, (int, float)) or not 0 < minutes < math.inf:
+            raise UsageError(f"[training]: minutes must be a finite number above 0, not {minutes!r}.")
         changes = {"iterations": None, **changes, "seconds": 60.0 * minutes}
     elif "iterations" in changes:
         changes["seconds"] = None

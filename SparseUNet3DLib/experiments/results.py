@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS, confusion, match_segments
 from SparseUNet3DLib.experiments.cells import painted, scored_voxels
+from SparseUNet3DLib.experiments.dataset import name_in_files
 from SparseUNet3DLib.experiments.protocols import Run
 from SparseUNet3DLib.pictures import Column, write_panels
 from SparseUNet3DLib.segmentation_files import read_segmentation, write_segmentation
@@ -19,7 +19,7 @@ from SparseUNet3DLib.segments import Segmentation
 def segmentation_path(folder: Path, protocol: str, run: Run, volume: str) -> Path:
     """Where the segmentation of a test volume is kept."""
     parts = dict.fromkeys([protocol, run.row, run.column, volume])
-    return folder / (re.sub(r"[^\w.,-]+", "-", "-".join(parts).replace("w/o", "without")) + ".seg.nrrd")
+    return folder / (name_in_files("-".join(parts).replace("w/o", "without")) + ".seg.nrrd")
 
 
 def write_found(folder: Path, protocol: str, run: Run, found: dict[str, Segmentation]) -> None:
@@ -32,6 +32,22 @@ def write_found(folder: Path, protocol: str, run: Run, found: dict[str, Segmenta
         path = segmentation_path(folder, protocol, run, name)
         _picture(path).unlink(missing_ok=True)
         write_segmentation(segmentation, path)
+
+
+def copy_found(folder: Path, protocol: str, made: Run, same: Run) -> None:
+    """Write what ``made`` has found under the name of ``same``, which learns from the same slices.
+
+    Raises:
+        InputError: a segmentation of ``made`` has been damaged.
+        OutputError: one cannot be written.
+    """
+    for name in same.test:
+        source, target = (segmentation_path(folder, protocol, run, name) for run in (made, same))
+        if source.exists():
+            write_found(folder, protocol, same, {name: read_segmentation(source)})
+        else:  # it was removed: what is there under the other name is of other settings
+            target.unlink(missing_ok=True)
+            _picture(target).unlink(missing_ok=True)
 
 
 def draw_missing(folder: Path, protocol: str, run: Run, cases: dict[str, Case]) -> None:

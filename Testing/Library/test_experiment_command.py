@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from command import call, run, start
 from tiny_experiment import a_cell, ours, rows_of, tiny
 
+from SparseUNet3DLib.command_line import experiment
 from SparseUNet3DLib.errors import DivergenceError, InputError, Interrupted
 from SparseUNet3DLib.experiments import cells
 from SparseUNet3DLib.experiments.dataset import read_dataset
-from SparseUNet3DLib.experiments.protocols import NETWORKS, semi_automated
+from SparseUNet3DLib.experiments.protocols import NETWORKS, fully_automated, semi_automated
 from SparseUNet3DLib.experiments.tables import write_cells
 from SparseUNet3DLib.segmentation_files import read_segmentation
 from SparseUNet3DLib.workflow import train
@@ -145,6 +147,32 @@ def test_other_settings_are_other_results(tmp_path: Path):
         rows = ours(out / "fully-automated.csv")
         assert [r["iterations"] for r in rows] == [str(iterations)] * 6
         assert not list(out.glob("*.png"))
+
+
+def test_other_names_of_the_structures_are_other_results(tmp_path: Path):
+    """By their names networks know which structures of two volumes are the same."""
+    data = read_dataset(tiny(tmp_path))
+    case = data.cases["S2"]
+    first, second = case.annotation.segments
+    renamed = (replace(first, name=second.name), replace(second, name=first.name))
+    case = replace(case, annotation=replace(case.annotation, segments=renamed))
+    again, other = read_dataset(tmp_path / "tiny.toml"), replace(data, cases={**data.cases, "S2": case})
+    first, second, third = (experiment._fingerprint(fully_automated(d.cases)[0], d) for d in (data, again, other))
+    assert first == second != third
+
+
+def test_a_row_that_learns_from_the_same_slices_as_another_has_its_segmentation_too(tmp_path: Path):
+    path = tiny(tmp_path, 1)
+    text = path.read_text(encoding="utf-8").replace('"y:1-19:3", "x:1-23:3"', '"y:10", "x:12"')
+    path.write_text(text, encoding="utf-8")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sparsity-2,2,1-S1.seg.nrrd").write_bytes(b"of former settings")
+    assert call("experiment", "sparsity", path, "-o", out, "--device", "cpu", "--no-pictures") == 0
+    first, second = (read_segmentation(out / f"sparsity-{row}-S1.seg.nrrd") for row in ("1,1,1", "2,2,1"))
+    assert (first.labels == second.labels).all() and first.labels.any()
+    rows = {r["row"]: r["settings"] for r in ours(out / "sparsity.csv")}
+    assert rows["1,1,1"] == rows["2,2,1"] != rows["3,3,2"]
 
 
 def test_a_killed_experiment_goes_on_where_it_was(tmp_path: Path):

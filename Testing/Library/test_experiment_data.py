@@ -86,7 +86,7 @@ def test_the_included_data_set_that_is_fetched_can_be_read_once_it_is_there(tmp_
         ("[[volume]]\nphantom = {seed = 1}\nsegments = ['a']", "A generated volume has no 'segments'"),
         ("[[volume]]\nphantom = {seed = 1}\nslices = [3]", r"'slices' must be a text in quotes, or a list of them"),
         ("[[volume]]\nphantom = {seed = 1}", "No annotated slices are given"),
-        ("[training]\nminutes = 'x'\n[[volume]]\nphantom={seed=1}\nslices='z:3'", "minutes must be a number above"),
+        ("[training]\nminutes = 'x'\n[[volume]]\nphantom={seed=1}\nslices='z:3'", "minutes must be a finite number"),
         ("[training]\noptimizer = 3\n[[volume]]\nphantom={seed=1}\nslices='z:3'", "Unknown optimizer '3'"),
         ("[training]\nseed = 'x'\n[[volume]]\nphantom={seed=1}\nslices='z:3'", "seed must be like 0, not 'x'"),
         ("[training]\nnetwork = '2d'\n[[volume]]\nphantom={seed=1}\nslices='z:3'", "has no 'network'; choose"),
@@ -97,6 +97,7 @@ def test_the_included_data_set_that_is_fetched_can_be_read_once_it_is_there(tmp_
         ("[[volume]]\nphantom = {size = 3}", "A phantom has no 'size'; choose among light, seed, shape, spacing"),
         ("[[volume]]\nphantom = {seed=1}\nslices='z:900'", "volume 'volume 1': "),
         ("[[volume]]\nname='a'\nphantom={seed=1}\nslices='z:3'\n[[volume]]\nname='a'", "two volumes are named 'a'"),
+        ("[[volume]]\nname='a b'\nphantom={seed=1}\nslices='z:3'\n[[volume]]\nname='a-b'", "are named 'a-b'"),
     ],
 )
 def test_a_data_set_that_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, text: str, sentence: str):
