@@ -27,20 +27,20 @@ _CONVOLUTION_OPERATIONS = 3 * 2 * 16 * 16 * 27 * 40**3
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device called ``name``; "auto" takes a CUDA GPU, else Apple's GPU, else the CPU.
+    """The device called ``name``; "auto" takes a CUDA GPU, else Apple's GPU, else the CPU, whichever computes.
 
     Raises:
         UsageError: the device does not exist here.
     """
     if name == "auto":
-        if torch.cuda.is_available():
+        if _cuda_works():
             return torch.device("cuda")
         return torch.device("mps" if _mps_works() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
         raise UsageError(f"There is no device '{name}'; use auto, cpu, cuda, cuda:1 or mps.")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        _compute_on(device)
     except (RuntimeError, AssertionError) as error:
         reason = re.split(r"[.\n]", str(error))[0][:100]
         raise UsageError(f"Device '{name}' is not available here; use auto or cpu instead ({reason}).") from None
@@ -76,6 +76,8 @@ def _why_no_gpu() -> str:
         if shutil.which("nvidia-smi"):
             return "the installed PyTorch is a build without GPU support; reinstall it with the PyTorch extension"
         return "no NVIDIA GPU was found"
+    if torch.cuda.is_available():
+        return "the GPU does not compute (too old for this PyTorch, or taken by another program)"
     return "PyTorch cannot use a GPU here (there is none, or its driver is missing or too old)"
 
 
@@ -158,6 +160,22 @@ def _time_convolution(device: torch.device, dtype: torch.dtype) -> float:
         out.sum().backward()
         best = min(best, time.perf_counter() - start)
     return best
+
+
+def _compute_on(device: torch.device) -> None:
+    """Raises what torch raises where it cannot."""
+    torch.zeros(1, device=device).add(1).item()
+
+
+def _cuda_works() -> bool:
+    """Whether the first CUDA GPU computes; it may be too old for this PyTorch, or another program's alone."""
+    try:
+        if torch.cuda.is_available():
+            _compute_on(torch.device("cuda"))
+            return True
+    except (RuntimeError, AssertionError):
+        pass
+    return False
 
 
 def _mps_works() -> bool:

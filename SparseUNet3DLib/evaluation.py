@@ -143,7 +143,7 @@ def match_segments(found: Segmentation, truth: Segmentation) -> tuple[np.ndarray
     Raises:
         InputError: the two have no segment name in common, so nothing could agree.
     """
-    found, truth = _structures(found), _structures(truth)
+    found, truth = without_background(found), without_background(truth)
     found_names = [s.name for s in found.segments]
     only_true = [s for s in truth.segments if s.name not in found_names]
     if found.segments and truth.segments and len(only_true) == len(truth.segments):
@@ -158,9 +158,10 @@ def match_segments(found: Segmentation, truth: Segmentation) -> tuple[np.ndarray
     return found.labels, table[truth.labels], segments
 
 
-def _structures(segmentation: Segmentation) -> Segmentation:
-    """``segmentation`` without a segment for the background."""
-    kept = [n for n, s in enumerate(segmentation.segments, 1) if s.name.strip().casefold() != BACKGROUND_NAME]
+def without_background(segmentation: Segmentation, background: str = BACKGROUND_NAME) -> Segmentation:
+    """``segmentation`` without the segment named ``background`` (in any case), whose voxels become label 0."""
+    name = background.strip().casefold()
+    kept = [n for n, s in enumerate(segmentation.segments, 1) if s.name.strip().casefold() != name]
     if len(kept) == len(segmentation.segments):
         return segmentation
     table = np.zeros(len(segmentation.segments) + 1, np.uint16)

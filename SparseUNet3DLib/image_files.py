@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,33 @@ def write_image(
         _check_written(temporary, path, geometry)
 
 
+def check_keeps_grid(path: str | os.PathLike, geometry: Geometry) -> None:
+    """Whether the format of ``path`` keeps this grid, before hours are spent on what goes into it.
+
+    NIfTI stores single precision: origins far from 0 beside small voxels move.
+
+    Raises:
+        OutputError: it does not.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return
+    spacing, origin, direction = (
+        tuple(np.asarray(values, np.float32).astype(float).tolist())
+        for values in (geometry.spacing, geometry.origin, geometry.direction)
+    )
+    stored = replace(geometry, spacing=spacing, origin=origin, direction=direction)
+    if not stored.same_grid(geometry):
+        raise _other_grid(path, geometry, stored)
+
+
+def _other_grid(path: Path, geometry: Geometry, written: Geometry) -> OutputError:
+    return OutputError(
+        f"Cannot write '{path}': this format turns the grid {geometry.describe()} into {written.describe()}; "
+        "write a .nrrd file instead."
+    )
+
+
 def _check_written(temporary: Path, path: Path, geometry: Geometry) -> None:
     """The file is complete (SimpleITK's NIfTI writer does not say when the disk is full) and on its grid."""
     try:
@@ -156,10 +184,7 @@ def _check_written(temporary: Path, path: Path, geometry: Geometry) -> None:
         raise OutputError(f"Cannot write '{path}': the disk is full or failing, it did not keep the file.") from error
     written = Geometry.from_image(header)
     if not written.same_grid(geometry):
-        raise OutputError(
-            f"Cannot write '{path}': this format turns the grid {geometry.describe()} into {written.describe()}; "
-            "write a .nrrd file instead."
-        )
+        raise _other_grid(path, geometry, written)
 
 
 def _put_on_nrrd_grid(image: sitk.Image, geometry: Geometry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from SparseUNet3DLib.errors import UsageError
@@ -130,8 +131,8 @@ class Recipe:
             raise UsageError("Training needs an end: give a time budget (minutes) or a number of iterations.")
         for name in ("seconds", "iterations", "members"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"The number of {name} must be above 0, not {value}.")
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"The number of {name} must be above 0 and finite, not {value}.")
         if not set(self.augmentation.mirror) <= {"x", "y", "z"}:
             raise UsageError(f"Mirror axes are x, y and z, not '{''.join(self.augmentation.mirror)}'.")
 

@@ -106,6 +106,22 @@ class StopRequest:
                 raise KeyboardInterrupt
 
 
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt within the block, so that unfinished files are removed on the way out.
+
+    Where a `StopRequest` takes signals, they are its own. In another thread than the main one this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+
+
 def _text(content: bytes) -> str:
     """Plain text, also where PowerShell wrote it in UTF-16."""
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"

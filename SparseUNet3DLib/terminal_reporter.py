@@ -54,7 +54,6 @@ class TerminalReporter:
             "preview": self._show_file,
             "warning": self._show_warning,
             "done": self._show_done,
-            "device": self._show_device,
             "error": self._show_error,
         }.get(event)
         if show is not None:
@@ -96,9 +95,6 @@ class TerminalReporter:
         self._end_line()
         for name, path in fields["outputs"].items():
             self._print(f"{name}: {path}", wrap=False)
-
-    def _show_device(self, _event: str, fields: dict[str, Any]) -> None:
-        self._print(fields["sentence"])
 
     def _show_error(self, _event: str, fields: dict[str, Any]) -> None:
         self._end_line()

@@ -16,6 +16,7 @@ from SparseUNet3DLib.dependencies import missing_package
 from SparseUNet3DLib.errors import Interrupted, MemoryLimitError, OutputError, SparseUNetError
 from SparseUNet3DLib.events import Reporter, TerminalReporter
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
+from SparseUNet3DLib.stopping import sigterm_as_ctrl_c
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, reporter: Reporter) -> None:
     """Run the command; what can go wrong anywhere is told in a sentence, too."""
     try:
-        args.run(args, reporter)
+        with sigterm_as_ctrl_c():
+            args.run(args, reporter)
     except KeyboardInterrupt:
-        raise Interrupted("Stopped at once by Ctrl-C; what was not saved yet is lost.") from None
+        raise Interrupted("Stopped at once by Ctrl-C or SIGTERM; what was not saved yet is lost.") from None
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
     except (MemoryError, RuntimeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     from SparseUNet3DLib.recipe import preset
     from SparseUNet3DLib.workflow import RunOptions, densify
 
-    if not args.minutes > 0:
-        raise UsageError(f"--minutes must be above 0, not {args.minutes:g}.")
+    if not 0 < args.minutes < math.inf:
+        raise UsageError(f"--minutes must be above 0 and finite, not {args.minutes:g}.")
     require_pillow()
     image, truth_file = _sample_files()
     make_folder(args.output)

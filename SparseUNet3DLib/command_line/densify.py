@@ -10,8 +10,15 @@ from SparseUNet3DLib.command_line.console import say
 from SparseUNet3DLib.command_line.options import make_recipe, read_annotation, read_image, read_segmentation_on
 from SparseUNet3DLib.command_line.outputs import check_outputs, run_folder
 from SparseUNet3DLib.dependencies import require_torch
-from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS, NEVER_ANNOTATED, match_segments, score_segmentation
+from SparseUNet3DLib.evaluation import (
+    CONFUSION_SEGMENTS,
+    NEVER_ANNOTATED,
+    match_segments,
+    score_segmentation,
+    without_background,
+)
 from SparseUNet3DLib.events import Reporter
+from SparseUNet3DLib.image_files import check_keeps_grid
 from SparseUNet3DLib.segmentation_files import sidecar_of, write_segmentation
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.volumes import Volume, write_scalar_volume
@@ -45,18 +52,18 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     with run_folder(args) as (folder, stop):
         volume, annotation, truth = _read(args, reporter)
         options = make_run_options(args, folder)
-        with stop.signals():
+        with stop.signals():  # once all is computed it is written, too
             prediction, model = densify(
                 volume, annotation, recipe, options, reporter, stop, settings, keep_annotation=not args.repaint
             )
-        write_segmentation(prediction.segmentation, args.output, args.compress)
-        if args.model:
-            model.save(args.model)
-        if args.confidence:
-            write_scalar_volume(prediction.confidence, volume.geometry, args.confidence, args.compress)
-        if args.confusion:
-            confusion = Segmentation(prediction.confusion.astype("uint16"), CONFUSION_SEGMENTS, volume.geometry)
-            write_segmentation(confusion, args.confusion, args.compress)
+            write_segmentation(prediction.segmentation, args.output, args.compress)
+            if args.model:
+                model.save(args.model)
+            if args.confidence:
+                write_scalar_volume(prediction.confidence, volume.geometry, args.confidence, args.compress)
+            if args.confusion:
+                confusion = Segmentation(prediction.confusion.astype("uint16"), CONFUSION_SEGMENTS, volume.geometry)
+                write_segmentation(confusion, args.confusion, args.compress)
     scores = None
     if truth:
         scores = score_segmentation(prediction.segmentation, truth, ~annotation.annotated, NEVER_ANNOTATED)
@@ -76,12 +83,15 @@ def _read(args: argparse.Namespace, reporter: Reporter) -> tuple[Volume, SparseA
 
     Raises:
         InputError, UsageError: one of them cannot be used, or they do not belong together.
+        OutputError: the format of a result does not keep the volume's grid.
     """
     volume = read_image(args.image, reporter)
+    for path in filter(None, (args.output, args.confidence, args.confusion, args.preview)):
+        check_keeps_grid(path, volume.geometry)
     annotation = read_annotation(args.annotation, volume, args, reporter)
     truth = None
     if args.truth:
-        truth = read_segmentation_on(volume.geometry, args.truth, reporter)
+        truth = without_background(read_segmentation_on(volume.geometry, args.truth, reporter), args.background)
         # What cannot be scored in the end is better refused now.
         match_segments(Segmentation(annotation.labels, annotation.segments, volume.geometry), truth)
     say(args, share_annotated(annotation).as_table())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from SparseUNet3DLib.command_line.console import say
 from SparseUNet3DLib.dependencies import require_torch
 from SparseUNet3DLib.events import Reporter
 
@@ -15,4 +16,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
 
     tune_allocator()
     device = choose_device(args.device)
-    reporter.emit("device", kind=device.type, sentence=explain_device(device))
+    sentence = explain_device(device)
+    say(args, sentence)
+    if args.progress == "jsonl":
+        reporter.emit("device", kind=device.type, sentence=sentence)
+        reporter.emit("done", outputs={}, scores=None, held_out_iou=None)

@@ -18,6 +18,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     model = load_model(args.model)
     if args.progress == "jsonl":
         reporter.emit("card", text=model.card(), header=model.header())
+        reporter.emit("done", outputs={}, scores=None, held_out_iou=None)
     elif args.json:
         print_result(json.dumps(model.header(), indent=2))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,8 @@ def read_annotation(
     """
     if args.scribbles and args.slices:
         raise UsageError("Give either --slices or --scribbles: with scribbles only painted voxels count.")
+    if args.scribbles and getattr(args, "held_out", None):
+        raise UsageError("--held-out names whole slices, and with --scribbles there are none; leave one of them out.")
     segmentation = read_segmentation_on(on.geometry, path, reporter)
     listed, listed_held_out = slices_in_file(path)
     slices = args.slices or listed or ["auto"]
@@ -69,8 +72,8 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
     """
     recipe = preset(args.preset)
     changes: dict = {}
-    if args.minutes is not None and not args.minutes > 0:
-        raise UsageError(f"--minutes must be above 0, not {args.minutes:g}.")
+    if args.minutes is not None and not 0 < args.minutes < math.inf:
+        raise UsageError(f"--minutes must be above 0 and finite, not {args.minutes:g}.")
     if args.iterations is not None and args.iterations < 1:
         raise UsageError(f"--iterations must be 1 or more, not {args.iterations}.")
     if args.seed is not None and not 0 <= args.seed < 2**63:

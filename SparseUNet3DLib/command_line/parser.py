@@ -102,7 +102,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--planes", nargs="+", metavar="SLICES", help="count only these slices, for example z:10,20")
     parser.add_argument("--json", type=Path, help="also write the scores here")
     parser.add_argument("--confusion", type=Path, help="write true and false positives, false negatives as segments")
-    parser.add_argument("--image", nargs="+", type=Path, help="volume for the pictures")
+    parser.add_argument("--image", nargs="+", type=Path, help="volume: for the pictures, and to count slices in")
     parser.add_argument("--pictures", type=Path, help="write a PNG of slices, segmentation and errors (needs --image)")
     _add_annotation_options(parser)
     _add_common_options(parser)

@@ -8,9 +8,16 @@ from pathlib import Path
 from SparseUNet3DLib.command_line.options import read_image
 from SparseUNet3DLib.command_line.outputs import check_outputs, make_folder
 from SparseUNet3DLib.dependencies import require_torch
-from SparseUNet3DLib.errors import InputError, Interrupted, MemoryLimitError, UsageError
+from SparseUNet3DLib.errors import (
+    InputError,
+    Interrupted,
+    MemoryLimitError,
+    OutputError,
+    SparseUNetError,
+    UsageError,
+)
 from SparseUNet3DLib.events import Reporter
-from SparseUNet3DLib.image_files import volume_stem
+from SparseUNet3DLib.image_files import check_keeps_grid, volume_stem
 from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.volumes import write_scalar_volume
@@ -35,31 +42,32 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     tune_allocator()
     model, settings, stop = load_model(args.model), inference_settings(args), StopRequest()
     outputs, failed = {}, []
-    for files, target in volumes:
-        try:
-            volume = read_image(files, reporter)
-            if len(volumes) > 1:
-                reporter.emit("phase", phase=f"reading {volume.name}", fraction=1.0)
-            with stop.signals():
+    with stop.signals():
+        for files, target in volumes:
+            try:
+                volume = read_image(files, reporter)
+                if len(volumes) > 1:
+                    reporter.emit("phase", phase=f"reading {volume.name}", fraction=1.0)
+                check_keeps_grid(target, volume.geometry)
                 prediction = segment(model, volume, args.device, settings, reporter=reporter, stop=stop)
-        except Interrupted as error:
-            if len(volumes) == 1:
-                raise
-            raise Interrupted(
-                f"{error} Segmented were {len(outputs)} of {len(volumes)} volumes; the same command with "
-                "--skip-existing goes on with the others."
-            ) from None
-        except (InputError, MemoryLimitError, MemoryError, RuntimeError) as error:
-            known = isinstance(error, (InputError, MemoryLimitError))
-            if len(volumes) == 1 or not (known or is_out_of_memory(error)):
-                raise
-            failed.append(f"'{files[0]}'")
-            reporter.emit("warning", message=f"'{files[0]}' was left out: {error if known else 'Memory ran out.'}")
-            continue
-        if args.confidence:
-            write_scalar_volume(prediction.confidence, volume.geometry, _confidence_path(target), args.compress)
-        write_segmentation(prediction.segmentation, target, args.compress)  # last: it says that the volume is done
-        outputs[volume.name] = str(target)
+            except Interrupted as error:
+                if len(volumes) == 1:
+                    raise
+                raise Interrupted(
+                    f"{error} Segmented were {len(outputs)} of {len(volumes)} volumes; the same command with "
+                    "--skip-existing goes on with the others."
+                ) from None
+            except (InputError, OutputError, MemoryLimitError, MemoryError, RuntimeError) as error:
+                known = isinstance(error, SparseUNetError)
+                if len(volumes) == 1 or not (known or is_out_of_memory(error)):
+                    raise
+                failed.append(f"'{files[0]}'")
+                reporter.emit("warning", message=f"'{files[0]}' was left out: {error if known else 'Memory ran out.'}")
+                continue
+            if args.confidence:
+                write_scalar_volume(prediction.confidence, volume.geometry, _confidence_path(target), args.compress)
+            write_segmentation(prediction.segmentation, target, args.compress)  # last: it says that the volume is done
+            outputs[volume.name] = str(target)
     if failed:
         raise InputError(f"{len(failed)} of {len(volumes)} volumes could not be segmented: {', '.join(failed)}.")
     reporter.emit("done", outputs=outputs, scores=None, held_out_iou=None)

@@ -97,6 +97,10 @@ HOSTILE = [
         "Give either --slices or --scribbles",
     ),
     (
+        "a slice held out of scribbles", annotated_by("ann.seg.nrrd", "--scribbles --held-out z:3"), 2,
+        "--held-out names whole slices, and with --scribbles there are none",
+    ),
+    (
         "scribbles without background", annotated_by("ann.seg.nrrd", "--scribbles"), 3,
         "Scribbles need a segment named 'background'",
     ),
@@ -119,8 +123,9 @@ HOSTILE = [
         "a GPU that is not there", DENSIFY + " --device cuda:99", 2,
         "Device 'cuda:99' is not available here; use auto or cpu",
     ),
-    ("no minutes", DENSIFY + " --minutes 0", 2, "--minutes must be above 0, not 0."),
-    ("negative minutes", DENSIFY + " --minutes -2", 2, "--minutes must be above 0, not -2."),
+    ("no minutes", DENSIFY + " --minutes 0", 2, "--minutes must be above 0 and finite, not 0."),
+    ("negative minutes", DENSIFY + " --minutes -2", 2, "--minutes must be above 0 and finite, not -2."),
+    ("minutes without end", DENSIFY + " --minutes inf", 2, "--minutes must be above 0 and finite, not inf."),
     ("no iterations", DENSIFY + " --iterations 0", 2, "--iterations must be 1 or more, not 0."),
     ("a seed too large", DENSIFY + f" --seed {2**64}", 2, "--seed must be a number from 0 to 2^63 - 1"),
     ("an unknown key", DENSIFY + " --plan depth=3", 2, "A plan has no 'depth' to set; choose patch_size, batch_size"),
@@ -277,7 +282,7 @@ HOSTILE = [
         "no name is the same, so they cannot be compared; rename them.",
     ),
     ("a truth that lies elsewhere", "evaluate truth.seg.nrrd --truth moved.seg.nrrd", 3, "lies on another voxel grid"),
-    ("a picture without volume", EVALUATE + " --pictures out.png", 2, "--pictures and --image belong together"),
+    ("a picture without volume", EVALUATE + " --pictures out.png", 2, "--pictures needs --image, the volume to draw."),
     (
         "a picture of another volume", EVALUATE + " --pictures out.png --image moved.nrrd", 3,
         "lies on another voxel grid",

@@ -199,20 +199,25 @@ def test_info_shows_the_card_and_the_header(trained: Path, capsys: pytest.Captur
     header = json.loads(capsys.readouterr().out)
     assert header == json.loads(json.dumps(load_model(trained / "m.safetensors").header()))
     assert call("info", trained / "m.safetensors", "--progress", "jsonl") == 0
-    _started, event = strict_lines(capsys.readouterr().out)
+    _started, event, done = strict_lines(capsys.readouterr().out)
     check_event(event)
+    assert done["event"] == "done"
     assert event["text"] == load_model(trained / "m.safetensors").card()
     assert event["header"] == header
 
 
 def test_device_says_what_is_used_and_why(capsys: pytest.CaptureFixture[str]):
     assert call("device", "--device", "cpu", "--progress", "jsonl") == 0
-    started, event = strict_lines(capsys.readouterr().out)
+    started, event, done = strict_lines(capsys.readouterr().out)
+    assert done["event"] == "done"
     assert started["pid"] == os.getpid()
     check_event(event)
     assert event["kind"] == "cpu"
     sentence = r"CPU, \d+ threads?: (about \d+ times slower than a usual GPU, because )?.+\."
     assert re.fullmatch(sentence, event["sentence"])
+    for progress in ("terminal", "none"):
+        assert call("device", "--device", "cpu", "--progress", progress) == 0
+        assert re.fullmatch(sentence, " ".join(capsys.readouterr().out.split()))
     assert call("device", "--device", "cuda:99") == 2
 
 

@@ -130,6 +130,17 @@ def test_slices_are_given_or_found_or_both(
     assert sorted(p.name for p in folder.iterdir()) == ["ann.seg.nrrd", "truth.seg.nrrd", "vol.nrrd"]
 
 
+def test_the_truth_s_segment_of_the_background_is_no_structure(folder: Path, capsys: pytest.CaptureFixture[str]):
+    segments = (*SEGMENTS, Segment("rest", "Rest"))
+    labels = np.where(LABELS == 0, len(segments), LABELS).astype(np.uint16)
+    grid = read_segmentation("truth.seg.nrrd").geometry
+    write_segmentation(Segmentation(labels, segments, grid), "all.seg.nrrd")
+    command = (*DENSIFY, "--iterations", 1, "--truth", "all.seg.nrrd", "--background", "Rest", "--progress", "jsonl")
+    assert call(*command) == 0
+    done = strict_lines(capsys.readouterr().out)[-1]
+    assert [e["name"] for e in done["scores"]["segments"]] == [s.name for s in SEGMENTS]
+
+
 def test_scribbles_with_a_segment_of_the_background(folder: Path, capsys: pytest.CaptureFixture[str]):
     grid = read_segmentation("truth.seg.nrrd").geometry
     scribbles = np.zeros_like(LABELS)
@@ -173,6 +184,35 @@ def test_label_map_gets_its_names_in_a_sidecar(folder: Path):
     (folder / "out.nii.gz").unlink()
     assert call(*arguments, "--iterations", 1) == 7  # its names would be replaced
     assert call(*arguments, "--iterations", 1, "--overwrite") == 0
+
+
+@pytest.mark.parametrize("option", ["-o", "--confidence", "--confusion", "--preview"])
+def test_a_format_that_would_move_the_grid_is_refused_before_training(
+    folder: Path, option: str, capsys: pytest.CaptureFixture[str]
+):
+    for name in ("vol.nrrd", "ann.seg.nrrd"):
+        image = sitk.ReadImage(name)
+        image.SetSpacing((0.001, 0.001, 0.001))
+        image.SetOrigin((12345.678, 0.0, 0.0))
+        sitk.WriteImage(image, name)
+    outputs = {"-o": "out.seg.nrrd"} | {option: "out.nii.gz"}
+    command = ("densify", "vol.nrrd", "-a", "ann.seg.nrrd", *SMALL, "--iterations", 1, "--progress", "jsonl")
+    assert call(*command, *(part for pair in outputs.items() for part in pair)) == 7
+    events = strict_lines(capsys.readouterr().out)
+    assert [e["event"] for e in events] == ["started", "error"]
+    assert "this format turns the grid" in events[-1]["message"] and "'out.nii.gz'" in events[-1]["message"]
+    assert not list(folder.glob("out*"))
+
+
+def test_a_label_map_keeps_the_values_of_the_annotation_s(folder: Path):
+    image = sitk.GetImageFromArray(painted(LABELS) * 3)
+    image.CopyInformation(sitk.ReadImage("vol.nrrd"))
+    sitk.WriteImage(image, "itk-snap.nii.gz")
+    command = ("densify", "vol.nrrd", "-a", "itk-snap.nii.gz", *SMALL, "--model", "m.safetensors", "--iterations", 30)
+    assert call(*command, "-o", "out.nii.gz") == 0
+    assert call("segment", "m.safetensors", "vol.nrrd", "-o", "again.nii.gz") == 0
+    for name in ("out.nii.gz", "again.nii.gz"):
+        assert {*np.unique(sitk.GetArrayFromImage(sitk.ReadImage(name)))} == {0, 3, 6}
 
 
 def test_existing_outputs_are_refused_before_anything_is_read(folder: Path, capsys: pytest.CaptureFixture[str]):

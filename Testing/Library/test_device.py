@@ -21,6 +21,7 @@ from SparseUNet3DLib.device import (
     choose_precision,
     computes_as_cpu,
     describe_device,
+    explain_device,
     memory_format,
 )
 from SparseUNet3DLib.errors import UsageError
@@ -93,6 +94,24 @@ def test_a_device_that_does_not_exist_is_refused(name: str):
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(UsageError, match="Device 'cuda:99' is not available here; use auto or cpu"):
         choose_device("cuda:99")
+
+
+def test_a_gpu_that_cannot_compute_is_not_chosen(monkeypatch: pytest.MonkeyPatch):
+    """As one that this PyTorch has nothing compiled for."""
+    zeros = torch.zeros
+
+    def refuse(*size: int, **options: object) -> torch.Tensor:
+        if "cuda" in str(options.get("device")):
+            raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+        return zeros(*size, **options)
+
+    monkeypatch.setattr(torch, "zeros", refuse)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert choose_device("auto").type != "cuda"
+    assert "the GPU does not compute (too old for this PyTorch, or taken by another" in explain_device(CPU)
+    with pytest.raises(UsageError, match=r"Device 'cuda' is not available here.*no kernel image"):
+        choose_device("cuda")
 
 
 def test_available_memory_is_some_but_not_more_than_there_is():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,54 @@ def test_two_crops_that_overlap_in_part_are_compared_as_a_whole(folder: Path):
     for number, entry in enumerate(scores["segments"], start=1):
         both, either = (np.count_nonzero(part == number) for part in (LABELS[8:14], LABELS))
         assert entry["iou"] == pytest.approx(both / either)
+
+
+def crop_as_slicer(source: str, target: str, first: int) -> None:
+    """The file without its slices before z:``first``; Slicer notes where the part begins."""
+    image = sitk.ReadImage(source)
+    part = image[:, :, first:]
+    for key in image.GetMetaDataKeys():
+        part.SetMetaData(key, image.GetMetaData(key))
+    part.SetMetaData("Segmentation_ReferenceImageExtentOffset", f"0 0 {first}")
+    sitk.WriteImage(part, target)
+
+
+@pytest.mark.parametrize(
+    "cropped", [("found", "truth"), ("found",), ("truth",)], ids=["both alike", "the found one", "the truth"]
+)
+@pytest.mark.parametrize("options", [("--planes", "z:12"), ("--annotation", "ann.seg.nrrd", "--slices", "z:12")])
+def test_slices_are_counted_in_the_volume_and_not_in_what_was_saved(
+    folder: Path, cropped: tuple[str, ...], options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    crop_as_slicer("truth.seg.nrrd", "part.seg.nrrd", 5)
+    files = {"found": "truth.seg.nrrd", "truth": "truth.seg.nrrd"} | dict.fromkeys(cropped, "part.seg.nrrd")
+    arguments = ("evaluate", files["found"], "--truth", files["truth"], *options)
+    code = call(*arguments)
+    if cropped == ("truth",):  # the other one tells where the volume begins
+        assert code == 0
+    else:
+        assert code == 2
+        assert "does not begin where the volume does" in " ".join(capsys.readouterr().err.split())
+    assert call(*arguments, "--image", "vol.nrrd", "--confusion", "e.seg.nrrd") == 0
+    errors = read_segmentation("e.seg.nrrd").labels
+    counted = np.zeros(SHAPE, bool)
+    counted[12] = True
+    counted = counted if "--planes" in options else ~counted
+    assert not errors[~counted].any()
+    assert (errors[12] > 0).any() == ("--planes" in options)
+
+
+def test_a_segment_of_the_background_by_another_name_is_no_structure(folder: Path, capsys: pytest.CaptureFixture[str]):
+    segments = (*SEGMENTS, replace(SEGMENTS[0], id="rest", name="Rest"))
+    labels = np.where(LABELS == 0, len(segments), LABELS).astype(np.uint16)
+    write_segmentation(Segmentation(labels, segments, read_segmentation("truth.seg.nrrd").geometry), "all.seg.nrrd")
+    for files in (("truth.seg.nrrd", "all.seg.nrrd"), ("all.seg.nrrd", "truth.seg.nrrd")):
+        arguments = ("evaluate", files[0], "--truth", files[1], "--json", "s.json", "--overwrite")
+        assert call(*arguments, "--background", "rest") == 0
+        scores = json.loads(Path("s.json").read_text())
+        assert [e["name"] for e in scores["segments"]] == [s.name for s in SEGMENTS] and scores["mean_iou"] == 1.0
+        assert call(*arguments) == 0
+        assert json.loads(Path("s.json").read_text())["mean_iou"] < 1.0
 
 
 @pytest.mark.parametrize("options", [(), ("--image", "vol.nrrd", "--pictures", "p.png")])

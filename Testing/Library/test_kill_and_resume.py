@@ -211,12 +211,13 @@ def test_second_interrupt_ends_at_once(folder: Path):
             process.kill()  # if it hangs, nobody shall wait for it
     assert (process.returncode, err) == (130, b"")
     *steps, last = map(json.loads, out.splitlines())
-    assert last["message"] == "Stopped at once by Ctrl-C; what was not saved yet is lost."
+    assert last["message"] == "Stopped at once by Ctrl-C or SIGTERM; what was not saved yet is lost."
     assert not [e for e in steps if e["event"] == "step"]
     Checkpoint(CHECKPOINT)
 
 
-def test_interrupt_while_reading_ends_at_once(folder: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_while_reading_ends_at_once(folder: Path, number: signal.Signals):
     os.remove("vol.nrrd")
     os.mkfifo("vol.nrrd")  # reading it waits for somebody to write
     with start(*DENSIFY, cwd=folder, code="print(flush=True)") as process:
@@ -225,7 +226,7 @@ def test_interrupt_while_reading_ends_at_once(folder: Path):
                 process.wait(0.1)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, b"")
     assert json.loads(out.splitlines()[-1])["exit_code"] == 130
