@@ -22,7 +22,7 @@ from SparseUNet3DLib.errors import InputError, MemoryLimitError, OutputError, Us
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.nifti_voxels import non_finite_indices
 from SparseUNet3DLib.quiet import native_messages
-from SparseUNet3DLib.simpleitk_names import knows_all_letters, name_for_simpleitk
+from SparseUNet3DLib.simpleitk_names import is_text, knows_all_letters, name_for_simpleitk
 
 #: Endings of the files that can be read as volumes, in lower case.
 SUPPORTED_SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd", ".tif", ".tiff")
@@ -53,6 +53,8 @@ def read_header(path: str | os.PathLike) -> sitk.ImageFileReader:
     _check_is_file(path)
     if not path.name.isascii() and not knows_all_letters():
         raise InputError(f"'{path}' cannot be found by SimpleITK on Windows; give it a name of plain letters (a to z).")
+    if not is_text(path):
+        raise InputError(f"'{path}' has bytes in its name or folder that are no letters (UTF-8); rename it.")
     reader = sitk.ImageFileReader()
     try:
         with native_messages() as messages, name_for_simpleitk(path) as name:
@@ -129,6 +131,8 @@ def write_image(
     path = Path(path)
     if not path.name.lower().endswith(WRITABLE_SUFFIXES):
         raise UsageError(f"Cannot write '{path}': its name must end in one of {', '.join(WRITABLE_SUFFIXES)}.")
+    if not is_text(path):
+        raise OutputError(f"Cannot write '{path}': its name or folder has bytes that are no letters (UTF-8).")
     if array.shape != geometry.array_shape:
         raise ValueError(f"array {array.shape} does not fill the grid {geometry.array_shape}")
     image = sitk.GetImageFromArray(array, isVector=False)

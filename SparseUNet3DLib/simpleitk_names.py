@@ -35,6 +35,15 @@ def name_for_simpleitk(path: Path) -> Iterator[str]:
             os.chdir(before)
 
 
+def is_text(path: Path) -> bool:
+    """Whether SimpleITK can be told of ``path``: on Linux names may be bytes that are no UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def knows_all_letters() -> bool:
     """Whether names need no care on this system."""
     if os.name != "nt":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,17 @@ def test_nifti_keeps_a_grid_to_single_precision(tmp_path: Path, suffix: str):
         back = Geometry.from_image(read_image(tmp_path / f"a{suffix}"))
         assert back.same_grid(geometry)
         np.testing.assert_allclose(back.index_to_physical(), geometry.index_to_physical(), rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_names_that_are_no_text_are_refused(tmp_path: Path):
+    path = tmp_path / os.fsdecode(b"scan-\xff.nrrd")
+    with pytest.raises(OutputError, match="bytes that are no letters"):
+        write_image(VOXELS, Geometry(SIZE), path)
+    write_image(VOXELS, Geometry(SIZE), tmp_path / "a.nrrd")
+    (tmp_path / "a.nrrd").rename(path)
+    with pytest.raises(InputError, match="bytes in its name or folder that are no letters"):
+        read_image(path)
 
 
 def test_a_grid_that_nifti_would_move_is_refused_and_leaves_nothing(tmp_path: Path):
