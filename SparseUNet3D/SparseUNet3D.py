@@ -15,6 +15,7 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
+from SparseUNet3DModule import declared_slices
 from SparseUNet3DModule.installation import missingPackages
 from SparseUNet3DModule.logic import SparseUNet3DLogic
 from SparseUNet3DModule.painted import paintedOn
@@ -86,7 +87,9 @@ class SparseUNet3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.panel.setParameters(self.logic.getParameters())
 
     def onSceneStartImport(self, _caller: Any, _event: Any) -> None:
-        """Nodes come in one by one, and selectors change with them."""
+        """Nodes come in one by one, and selectors change with them; parameters of another scene replace these."""
+        if self.panel.parameters is not None and not self.panel.isImporting:
+            declared_slices.keep(self.panel.parameters)
         self.panel.isImporting = True
 
     def onSceneEndImport(self, _caller: Any, _event: Any) -> None:

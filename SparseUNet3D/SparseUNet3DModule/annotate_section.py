@@ -113,7 +113,7 @@ class AnnotateSection:
             editor.setMRMLSegmentEditorNode(node)
         if editor.segmentationNode() is not annotation:
             editor.setSegmentationNode(annotation)
-        if editor.sourceVolumeNode() is not volume:
+        if annotation is not None and editor.sourceVolumeNode() is not volume:  # refused without a segmentation
             editor.setSourceVolumeNode(volume)
 
     @property

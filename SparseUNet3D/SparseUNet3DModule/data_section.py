@@ -19,11 +19,14 @@ class DataSection:
 
     def __init__(self, panel: Any) -> None:
         self._panel, self._ui = panel, panel.ui
-        self._updating, self._isRemoving = False, False
+        self._updating, self._isRemoving, self._newAnnotationId = False, False, ""
         ui = self._ui
         ui.volumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onVolume)
         ui.channelSelector.connect("checkedNodesChanged()", self._onChannels)
         ui.annotationSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onAnnotation)
+        # In Qt 6 nodes of the same name are exchanged without a change of the current one.
+        ui.volumeSelector.connect("nodeActivated(vtkMRMLNode*)", self._onVolume)
+        ui.annotationSelector.connect("nodeActivated(vtkMRMLNode*)", self._onAnnotation)
         for selector in (ui.volumeSelector, ui.annotationSelector):
             selector.connect("nodeAboutToBeRemoved(vtkMRMLNode*)", self._onAboutToBeRemoved)
         ui.annotationSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onAnnotationAdded)
@@ -98,8 +101,11 @@ class DataSection:
     def _onChannels(self) -> None:
         if self._isIgnored():
             return
-        volume = self._panel.parameters.volume
-        self._panel.parameters.furtherChannels = [n for n in self._ui.channelSelector.checkedNodes() if n is not volume]
+        parameters = self._panel.parameters
+        checked = [n for n in self._ui.channelSelector.checkedNodes() if n is not parameters.volume]
+        # In the order in which they were checked, which a model may want; the selector has the scene's.
+        kept = [n for n in parameters.furtherChannels if n in checked]
+        parameters.furtherChannels = [*kept, *(n for n in checked if n not in kept)]
 
     def _onAnnotation(self, node: slicer.vtkMRMLNode | None) -> None:
         if self._isIgnored():
@@ -110,7 +116,13 @@ class DataSection:
         declared_slices.recall(parameters)
 
     def _onAnnotationAdded(self, node: slicer.vtkMRMLNode) -> None:
-        """A new annotation lies on the volume's grid."""
+        """A new annotation lies on the volume's grid.
+
+        Slicer before 5.11 tells twice of a new node; the user's own name for it comes in between.
+        """
+        if node.GetID() == self._newAnnotationId:
+            return
+        self._newAnnotationId = node.GetID()
         volume = self._panel.parameters.volume if self._panel.parameters is not None else None
         if volume is None or volume.GetImageData() is None:
             return

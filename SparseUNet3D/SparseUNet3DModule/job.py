@@ -6,8 +6,10 @@ the worker runs in a process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,7 @@ class Job:
         self._giveUpAt: float | None = None
         self._done: dict[str, Any] = {}
         self._ending: tuple[str, bool] = "", False  # error, interrupted
+        self._argumentFile = folder / f"arguments-{uuid.uuid4().hex[:8]}.txt"  # questions share a folder
         self._worker = Worker(self._onWorkerEvent, self._onWorkerEnd)
         self._timer = qt.QTimer()
         self._timer.setInterval(_PAUSE_MS)
@@ -167,7 +170,10 @@ class Job:
     def _advance(self) -> None:
         if self.state == "handing over":
             self.state = "running"
-            self._worker.start([f"@{self._argumentFile}"] if self._isLong else self._arguments)
+            if self._needsFile:
+                self._worker.start([f"@{self._argumentFile.name}"], self.folder)
+            else:
+                self._worker.start(self._arguments)
         else:
             self._end(*self._ending)
 
@@ -204,17 +210,17 @@ class Job:
         return self.error or self._causeOfDeath(exitCode), False
 
     @property
-    def _isLong(self) -> bool:
-        """Whether its arguments go into a file: Windows allows a command no more than 32,767 characters."""
-        return sum(map(len, self._arguments)) > _LONGEST_COMMAND
+    def _needsFile(self) -> bool:
+        """Whether its arguments go into a file.
 
-    @property
-    def _argumentFile(self) -> Path:
-        return self.folder / "arguments.txt"
+        Windows allows a command no more than 32,767 characters, and there the launcher of Slicer 5.10 takes letters
+        beyond ASCII for others.
+        """
+        return sum(map(len, self._arguments)) > _LONGEST_COMMAND or not all(a.isascii() for a in self._arguments)
 
     def _handingOver(self, handOver: Iterator[float]) -> Iterator[float]:
         yield from handOver
-        if self._isLong:
+        if self._needsFile:
             with atomic_path(self._argumentFile) as path:
                 path.write_text("\n".join(self._arguments), encoding="utf-8", newline="\n")
 
@@ -238,6 +244,8 @@ class Job:
         if self.state == "ended":
             return
         self._timer.stop()
+        with contextlib.suppress(OSError):
+            self._argumentFile.unlink(missing_ok=True)
         self.state, self.error, self.interrupted = "ended", error, interrupted
         # Later, as this may be called by a signal of the very objects that are let go of.
         qt.QTimer.singleShot(0, self._release)

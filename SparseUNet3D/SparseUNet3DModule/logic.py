@@ -101,7 +101,7 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
             RuntimeError: the run failed.
         """
         if resumeFolder:
-            case, folder = None, Path(resumeFolder)
+            case, folder = None, Path(resumeFolder).absolute()
             then = self._begunOn(volumeNode, folder)
         else:
             case = self.makeCase([volumeNode, *furtherChannels], annotationNode, slices, heldOut, scribbles)
@@ -109,7 +109,8 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         if case is not None:
             folder = runs.newRunFolder()
             then = begun.Begun(
-                volumeNode.GetID(), case.names, begun.annotationDigest(case), scribbles, str(startFrom or "")
+                volumeNode.GetID(), case.names, begun.annotationDigest(case), scribbles,
+                str(Path(startFrom).absolute()) if startFrom else "",
             )
             begun.write(then, folder)
         start = Path(then.startFrom) if then.startFrom else None
@@ -185,7 +186,9 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         self._prepareWorker()
         folder = runs.newRunFolder()
         return self._run(
-            lambda event, end: tasks.segmentNodesJob(Path(model), volumes, folder, device, confidence, event, end),
+            lambda event, end: tasks.segmentNodesJob(
+                Path(model).absolute(), volumes, folder, device, confidence, event, end
+            ),
             wait, onEvent, onEnd,
         )
 
@@ -208,10 +211,10 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
             raise InputError("There is no volume file to segment; choose a folder that holds some.")
         self._prepareWorker()
         folder = runs.newRunFolder()
-        paths = [Path(file) for file in files]
+        paths = [Path(file).absolute() for file in files]
         return self._run(
             lambda event, end: tasks.segmentFilesJob(
-                Path(model), paths, Path(outputFolder), folder, device, event, end
+                Path(model).absolute(), paths, Path(outputFolder).absolute(), folder, device, event, end
             ),
             wait, onEvent, onEnd,
         )

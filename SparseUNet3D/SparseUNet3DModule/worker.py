@@ -44,14 +44,16 @@ class Worker:
         self._process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
         self._process.connect("errorOccurred(QProcess::ProcessError)", self._onError)
 
-    def start(self, arguments: Sequence[str]) -> None:
-        """Start the command line with ``arguments``."""
+    def start(self, arguments: Sequence[str], folder: Path | None = None) -> None:
+        """Start the command line with ``arguments``, in ``folder`` if it is given."""
         self._ended = False
         self._startedAt = time.monotonic()
         environment = qt.QProcessEnvironment()
         for name, value in workerEnvironment().items():
             environment.insert(name, value)
         self._process.setProcessEnvironment(environment)
+        if folder is not None:
+            self._process.setWorkingDirectory(str(folder))
         self._process.start(pythonExecutable(), ["-m", "SparseUNet3DLib", *arguments, "--progress", "jsonl"])
         self._process.closeWriteChannel()
         if self._process.processId() > 0:
@@ -144,6 +146,7 @@ def workerEnvironment() -> dict[str, str]:
     environment = dict(slicer.util.startupEnvironment())
     folder = str(Path(SparseUNet3DLib.__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, environment.get("PYTHONPATH")]))
+    environment["PYTHONSAFEPATH"] = "1"  # what lies where Slicer was started takes no module's place
     environment["PYTHONIOENCODING"] = "utf-8"
     environment["PYTHONUNBUFFERED"] = "1"
     return environment

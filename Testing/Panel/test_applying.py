@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import SimpleITK as sitk
 
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (there is none for this Python)")
 
-from driving import addVolume, nodeNames
+from driving import SPACING, addVolume, grayValues, nodeNames
 
 MANY = 12
 
@@ -64,6 +65,33 @@ def test_more_names_than_a_command_may_have_reach_the_worker(trained, drive, mon
     trained.ui.applyManyButton.click()
     assert drive(lambda: not trained.isBusy, 60)
     assert segmented() == ["CT 0 segmented", "CT 1 segmented"]
+
+
+def test_names_in_any_letters_reach_the_worker(trained, drive, tmp_path, monkeypatch):
+    """The launcher of Slicer 5.10 on Windows hands over no others than those of ASCII."""
+    from SparseUNet3DModule import worker
+
+    started = []
+    start = worker.Worker.start
+
+    def noted(self, arguments, folder=None):
+        started.append(arguments)
+        start(self, arguments, folder)
+
+    monkeypatch.setattr(worker.Worker, "start", noted)
+    folder = tmp_path / "Köpfe 頭"
+    folder.mkdir()
+    image = sitk.GetImageFromArray(grayValues())
+    image.SetSpacing(SPACING)
+    sitk.WriteImage(image, str(folder / "brain.nrrd"))
+    model = shutil.copy(trained.parameters.modelPath, folder / "gehirn-größe.safetensors")
+    monkeypatch.chdir(tmp_path)
+    model = Path(model).relative_to(tmp_path)
+    outcome = trained.logic.segmentFiles(model, [Path("Köpfe 頭/brain.nrrd")], "Köpfe 頭/out")
+    assert outcome.files == [folder / "out" / "brain.seg.nrrd"] and outcome.files[0].exists()
+    (arguments,) = started
+    assert all(a.isascii() for a in arguments)
+    assert not list(outcome.folder.glob("arguments*"))
 
 
 def test_the_only_volume_that_cannot_be_segmented_is_called_by_its_name(trained, drive):

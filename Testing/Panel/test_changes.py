@@ -47,6 +47,48 @@ def test_what_is_said_of_slices_belongs_to_their_annotation(panel, ready):
     assert list(panel.parameters.completeSlices) == ["z:1"]
 
 
+def test_what_is_said_of_slices_outlasts_a_scene_that_is_added(panel, ready, tmp_path):
+    """Its parameters take the place of those that were there."""
+    assert slicer.util.saveScene(str(tmp_path / "other.mrb"))
+    volume, annotation = panel.parameters.volume, panel.parameters.annotation
+    panel.parameters.completeSlices, panel.parameters.sliceUse = ["z:0"], {"z:4": "held out"}
+    slicer.util.loadScene(str(tmp_path / "other.mrb"), {"clear": False})
+    assert panel.parameters.annotation is not annotation and list(panel.parameters.completeSlices) == []
+    panel.ui.volumeSelector.setCurrentNode(volume)
+    panel.ui.annotationSelector.setCurrentNode(annotation)
+    assert list(panel.parameters.completeSlices) == ["z:0"]
+    assert dict(panel.parameters.sliceUse) == {"z:4": "held out"}
+
+
+def test_further_channels_stay_in_the_order_in_which_they_were_ticked(panel, ready):
+    """A model may want another one than the scene's."""
+    first, second, third = (addVolume(name) for name in ("T1", "T2", "PET"))
+    for node in (third, first, second):
+        panel.ui.channelSelector.check(node)
+    assert [n.GetName() for n in panel.channels()] == ["CT", "PET", "T1", "T2"]
+    panel.ui.channelSelector.uncheck(third)
+    panel.ui.channelSelector.check(third)
+    assert [n.GetName() for n in panel.channels()] == ["CT", "T1", "T2", "PET"]
+
+
+@pytest.mark.parametrize("name", ["CT annotation", "lungs"])
+def test_a_new_annotation_is_named_once(panel, name):
+    """Slicer before 5.11 tells twice of a node that was added, the second time with the name that the user gave."""
+    panel.ui.volumeSelector.setCurrentNode(addVolume("CT"))
+    node = panel.ui.annotationSelector.addNode()
+    node.SetName(name)
+    panel.ui.annotationSelector.nodeAddedByUser.emit(node)
+    assert node.GetName() == name
+
+
+def test_the_second_of_two_nodes_with_the_same_name_can_be_chosen(panel, ready):
+    """In Qt 6 that changes no text, and so it is told by nodeActivated only."""
+    volume, annotation = addVolume("CT"), addAnnotation(panel.parameters.volume)
+    panel.ui.volumeSelector.nodeActivated.emit(volume)
+    panel.ui.annotationSelector.nodeActivated.emit(annotation)
+    assert panel.parameters.volume is volume and panel.parameters.annotation is annotation
+
+
 def test_what_is_said_of_slices_belongs_to_the_grid_in_which_they_are_counted(panel, ready):
     volume = panel.parameters.volume
     like, larger = addVolume("like"), addVolume("larger", grayValues(1, (30, 32, 32)))

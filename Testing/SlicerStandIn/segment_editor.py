@@ -132,6 +132,8 @@ class qMRMLSegmentEditorWidget(SegmentEditorPanel):
     def setSourceVolumeNode(self, node: Any) -> None:
         if node is self._source or self._node is None:
             return
+        if node is not None and self.segmentationNode() is None:  # Slicer writes an error, and takes no volume
+            raise RuntimeError("SetSourceVolumeNode: need to set segment editor and segmentation nodes first")
         self._source = node
         self._node.SetAndObserveSourceVolumeNode(node)
         self.source_box.setCurrentNode(node)
