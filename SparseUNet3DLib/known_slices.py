@@ -1,7 +1,7 @@
-"""What the annotated slices tell about the voxels between them, as input channels of the network.
+"""What the annotated slices tell about the voxels between them, as channels for the head that corrects the logits.
 
 Tools that interpolate between slices know where the structures are, and nothing of the image; a plain
-network sees the image, and not where it is. These channels give the network both. In training the slices
+network sees the image, and not where it is. With these channels the head has both. In training the slices
 that a patch is scored on are hidden from it, so that it learns how far the others can be trusted.
 """
 

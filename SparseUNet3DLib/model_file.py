@@ -17,7 +17,7 @@ from SparseUNet3DLib.networks.ensemble import split_weights
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.orientation import is_direction
 from SparseUNet3DLib.plan import LARGEST, Plan, check_plan
-from SparseUNet3DLib.recipe import NETWORKS, Recipe
+from SparseUNet3DLib.recipe import MOST_MEMBERS, NETWORKS, Recipe
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DLib.tensor_file import read_tensor_file, write_tensor_file
 from SparseUNet3DLib.volumes import Volume
@@ -244,7 +244,7 @@ def _check_numbers(plan: Plan) -> None:
     ]
     if not all(type(n) is int and 1 <= n <= LARGEST for n in counts) or any(len(t) != 3 for t in triples):
         raise InputError(f"its plan has sizes that are not three whole numbers, or not between 1 and {LARGEST}.")
-    if max(len(plan.widths), plan.members) > _MOST_LEVELS or math.prod(plan.patch_size) > _MOST_VOXELS:
+    if len(plan.widths) > _MOST_LEVELS or plan.members > MOST_MEMBERS or math.prod(plan.patch_size) > _MOST_VOXELS:
         raise InputError("its plan asks for an absurdly large network.")
     for spacing in (plan.spacing, plan.voxel_spacing or plan.spacing):
         if len(spacing) != 3 or not all(_is_finite(s) and s > 0 for s in spacing):

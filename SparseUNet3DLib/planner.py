@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from SparseUNet3DLib.errors import InputError
-from SparseUNet3DLib.plan import ANISOTROPIC, PAPER_SMALLEST, Plan, Triple, format_triple
+from SparseUNet3DLib.plan import ANISOTROPIC, LARGEST, PAPER_SMALLEST, Plan, Triple, format_triple
 from SparseUNet3DLib.recipe import Recipe
 
 PAPER_PATCH = (116, 132, 132)
@@ -59,7 +59,7 @@ def _auto_plan(
     strides, kernels = _levels(patch, spacing)
     widths = tuple(min(base * 2**level, widest) for level in range(len(kernels)))
     total = np.prod(np.array(strides), axis=0) if strides else np.ones(3, int)
-    patch = tuple(int(math.ceil(p / t) * t) for p, t in zip(patch, total, strict=True))
+    patch = tuple(int(min(math.ceil(p / t), LARGEST // t) * t) for p, t in zip(patch, total, strict=True))
     return Plan(
         "auto", in_channels, classes, spacing, strides, kernels, widths, patch, batch, batch_norm=recipe.batch_norm,
         known_slices=recipe.known_slices,
@@ -76,7 +76,8 @@ def _patch_shape(shape: Triple, spacing: tuple[float, float, float], voxels: int
     coarse = mm > ANISOTROPIC * mm.min()
     if coarse.any():
         few = np.minimum(most, _FEW_SLICES)
-        most = np.where(coarse, np.maximum(few, most * min(1.0, voxels / most.prod())), most)
+        each = min(1.0, voxels / most.prod()) ** (1 / coarse.sum())
+        most = np.where(coarse, np.maximum(few, most * each), most)
     # The edge of the cube whose part inside the volume has so many voxels, by bisection.
     low, high = 0.0, float((most * mm).max())
     for _ in range(60):

@@ -20,6 +20,10 @@ _CHOICES = {
 _SECONDS_PER_MEMBER, _SECONDS_PER_CLASS, _MOST_MEMBERS = 90.0, 20.0, 4
 
 
+#: Networks that one run may be told to train.
+MOST_MEMBERS = 12
+
+
 @dataclass(frozen=True)
 class AugmentationRecipe:
     """Ranges of the random changes made to each patch (Çiçek et al. 2016, section 3.3).
@@ -133,6 +137,11 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"The number of {name} must be above 0 and finite, not {value}.")
+        for name in ("learning_rate", "augmentation_steps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"The {name.replace('_', ' ')} must be above 0 and finite, not {getattr(self, name)}.")
+        if (self.members or 0) > MOST_MEMBERS:
+            raise UsageError(f"A run trains at most {MOST_MEMBERS} networks, not {self.members}.")
         if not set(self.augmentation.mirror) <= {"x", "y", "z"}:
             raise UsageError(f"Mirror axes are x, y and z, not '{''.join(self.augmentation.mirror)}'.")
 

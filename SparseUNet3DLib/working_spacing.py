@@ -76,16 +76,20 @@ def _kept_detail(annotations: Sequence[SparseAnnotation], spacing: np.ndarray) -
         factors = [
             min(1.0, annotation.geometry.array_spacing[axis] / spacing[axis]) for axis in range(3) if axis != plane.axis
         ]
-        back = _coarse_and_back(labels, factors, classes)
-        for value in range(1, classes):
+        present = np.unique(labels)
+        back = _coarse_and_back(labels, factors, present)
+        for value in present[present > 0]:
             both[value] += np.count_nonzero((labels == value) & (back == value))
             either[value] += np.count_nonzero((labels == value) | (back == value))
     shown = either > 0
     return float((both[shown] / either[shown]).mean()) if shown.any() else 0.0
 
 
-def _coarse_and_back(labels: np.ndarray, factors: Sequence[float], classes: int) -> np.ndarray:
-    """The most likely class of each pixel, interpolated from what a grid with ``factors`` as many pixels shows."""
+def _coarse_and_back(labels: np.ndarray, factors: Sequence[float], present: np.ndarray) -> np.ndarray:
+    """The most likely class of each pixel, interpolated from what a grid with ``factors`` as many pixels shows.
+
+    ``present`` are the classes in ``labels``, ascending: of hundreds of structures a slice shows a few.
+    """
     coarse = [math.ceil((n - 1) * f) + 1 for n, f in zip(labels.shape, factors, strict=True)]
     blur = [0.5 * (1 / f - 1) for f in factors]
 
@@ -93,7 +97,7 @@ def _coarse_and_back(labels: np.ndarray, factors: Sequence[float], classes: int)
         return scipy.ndimage.affine_transform(image, step, output_shape=shape, order=1, mode="nearest")
 
     shares = []
-    for value in range(classes):
+    for value in present:
         smooth = scipy.ndimage.gaussian_filter((labels == value).astype(np.float32), blur)
         shares.append(resample(resample(smooth, 1 / np.array(factors), coarse), np.array(factors), labels.shape))
-    return np.argmax(shares, axis=0)
+    return present[np.argmax(shares, axis=0)]

@@ -30,7 +30,8 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x[0, 0].numel() == 1:  # a single voxel has no spread to normalise by
-            return x
+            # With a gradient of 0, so that optimisers keep for these parameters what they do for all others.
+            return x + (0 * (self.weight + self.bias)).to(x.dtype).view(1, -1, 1, 1, 1)
         samples = [F.batch_norm(s, None, None, self.weight, self.bias, training=True) for s in x.split(1)]
         return samples[0] if len(samples) == 1 else torch.cat(samples)
 

@@ -81,6 +81,18 @@ def test_state_and_restore_go_on_bit_by_bit_in_any_precision(precision, changes)
     assert same_weights(first.state(), second.state())
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
+def test_a_network_that_comes_down_to_a_single_voxel_goes_on(optimizer: str):
+    """Its normalisation leaves that voxel as it is; all the same it has moments."""
+    plan = tiny_plan(strides=((2, 2, 2),) * 4, kernels=((3, 3, 3),) * 5, widths=(4, 4, 4, 4, 4))
+    task = tiny_task(plan=plan, recipe=tiny_recipe(optimizer=optimizer, learning_rate=1e-3))
+    first = make_trainer(task)
+    first.step(0.5)
+    second = make_trainer(task)
+    second.restore(first.state())
+    assert second.step(0.6) == pytest.approx(first.step(0.6), rel=1e-5)
+
+
 def test_a_state_may_be_restored_again_and_again():
     """What is trained after going back must not leak into the state gone back to."""
     trainer = make_trainer(tiny_task())

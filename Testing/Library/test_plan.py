@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from volumes_for_tests import Triple, make_plan_of
 
 from SparseUNet3DLib.errors import InputError, MemoryLimitError, SparseUNetError, UsageError
-from SparseUNet3DLib.plan import ANISOTROPIC, Plan, fit_to_memory, format_triple
+from SparseUNet3DLib.plan import ANISOTROPIC, LARGEST, Plan, fit_to_memory, format_triple
 from SparseUNet3DLib.plan_overrides import override_plan
 from SparseUNet3DLib.planner import make_plan
 from SparseUNet3DLib.recipe import Recipe, preset
@@ -55,6 +56,22 @@ def test_patches_of_thick_slices_keep_their_width():
     plan = planned((34, 128, 128), (10.0, 3.05, 3.05))
     assert plan.patch_size[1:] == (128, 128)
     assert plan.patch_size[0] < 34
+
+
+@pytest.mark.parametrize("fine", [0, 1, 2])
+def test_patches_with_one_fine_axis_are_no_needles(fine: int):
+    """Two axes of thick voxels, as of optical coherence tomography."""
+    shape, spacing = [300] * 3, [1.0] * 3
+    spacing[fine] = 0.4
+    patch = planned(tuple(shape), tuple(spacing)).patch_size
+    assert min(patch) >= 32
+    assert 0.6 * 64**3 < math.prod(patch) < 1.6 * 64**3
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 8000), (7, 7, 5000), (20, 20, 5000)])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_no_axis_of_a_patch_is_longer_than_a_model_file_allows(shape: Triple, on_gpu: bool):
+    assert max(planned(shape, on_gpu=on_gpu).patch_size) <= LARGEST
 
 
 def test_isotropic_voxels_are_pooled_equally():

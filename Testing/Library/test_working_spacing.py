@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from volumes_for_tests import make_case
 
 from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.segments import Segment
 from SparseUNet3DLib.working_spacing import choose_spacing
 
 
@@ -32,6 +35,15 @@ def test_small_structures_keep_their_voxels():
     fine = choose_spacing([ball_case(128, 4)], 32**3)
     assert fine < coarse
     assert choose_spacing([ball_case(128, 0.6)], 32**3) == (1.0, 1.0, 1.0)
+
+
+def test_many_structures_do_not_change_what_one_of_them_keeps():
+    """Nor does it take longer: only those on a slice are looked at."""
+    case = ball_case(128, 10)
+    names = tuple(Segment(f"s{n}", f"s{n}") for n in range(2000))
+    labels = np.where(case.annotation.labels > 0, 1500, 0).astype(np.uint16)
+    many = replace(case, annotation=replace(case.annotation, labels=labels, segments=names))
+    assert choose_spacing([many], 32**3) == choose_spacing([case], 32**3)
 
 
 def test_the_finest_axes_come_first():
