@@ -102,10 +102,22 @@ class Predictor:
         """
         labels = np.empty(self.shape, np.uint16)
         confidence = np.empty(self.shape, np.uint8)
-        done = 0
-        for block in self._blocks():
+        network, share, done = None, 0.0, 0
+        if self._fits_at_once():
+            # The own grid is the larger one: cut into blocks only there, no tile is computed twice.
+            share = _NETWORK_SHARE
+            network = self._guarded(lambda: self._accumulate(self._frame, self._frame, lambda f: progress(share * f)))
+        for block in self._blocks(network is not None):
             voxels = math.prod(block.size)
-            logits = self.logits(block, progress=lambda f, d=done, v=voxels: progress((d + f * v) / labels.size))
+
+            def told(fraction: float, before: int = done, voxels: int = voxels) -> None:
+                progress(share + (1 - share) * (before + fraction * voxels) / labels.size)
+
+            if network is None:
+                logits = self.logits(block, progress=told)
+            else:
+                logits = self._guarded(lambda b=block, t=told: self._on_own_grid(network, self._frame, b, t))
+                told(1.0)
             # Slice by slice, so that temporaries are small.
             for z in range(block.size[0]):
                 labels[block.slices][z] = _labels(logits[:, z]).numpy()
@@ -252,10 +264,18 @@ class Predictor:
         for start in itertools.product(*starts):
             yield Box(start, self.plan.output_size)
 
-    def _blocks(self) -> Iterator[Box]:
-        """Boxes that make up the volume, each small enough for the logits' share of the memory."""
-        size = list(self.shape)
-        while self._logits_bytes(size) > self.settings.memory and max(size) > 1:
+    def _fits_at_once(self) -> bool:
+        """Whether the logits fit into half of the memory on the network's grid, but not on the volume's own as well."""
+        on_network_grid = 4.0 * (self.plan.classes + 1) * math.prod(self._frame.size)
+        return on_network_grid <= self.settings.memory / 2 and self._logits_bytes(self.shape) > self.settings.memory
+
+    def _blocks(self, network_is_done: bool = False) -> Iterator[Box]:
+        """Boxes that make up the volume, each small enough for the logits' share of the memory.
+
+        ``network_is_done``: half of it is taken by what the network says of the whole volume.
+        """
+        size, room = list(self.shape), self.settings.memory / (2 if network_is_done else 1)
+        while self._logits_bytes(size) > room and max(size) > 1:
             # Thin slabs along z waste the least: whole tiles cross few borders.
             axis = 0 if size[0] > self.plan.output_size[0] else int(np.argmax(size))
             size[axis] = (size[axis] + 1) // 2

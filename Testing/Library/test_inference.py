@@ -119,6 +119,26 @@ def test_blocks_keep_to_the_memory_and_make_up_the_volume(spacing, memory):
     assert largest > memory / 8 or len(list(p._blocks())) == 1  # and the memory is made use of
 
 
+def test_no_tile_is_computed_twice_where_only_the_volumes_own_grid_is_large(monkeypatch: pytest.MonkeyPatch):
+    shape, spacing = (60, 70, 80), (0.4, 0.4, 0.4)  # the network's voxels are of 1 mm
+    found, computed, fractions = [], [], []
+    for memory in (2**30, 1_000_000):
+        p = Predictor(
+            untrained(tiny_plan()), tiny_plan(), GRAY, tiny_volume(shape).array, spacing, CPU,
+            settings=InferenceSettings(memory=memory),
+        )
+        run, tiles = p._run, []
+        monkeypatch.setattr(p, "_run", lambda tile, r=run, t=tiles: t.append(tile) or r(tile))
+        fractions.append([])
+        found.append(p.segment(fractions[-1].append))
+        computed.append((len(tiles), p.count_tiles(), len(list(p._blocks(True)))))
+    (few, tiles, _), (again, _, blocks) = computed
+    assert few == again == tiles > 1 and blocks > 4
+    assert fractions[1] == sorted(fractions[1]) and fractions[1][-1] == 1.0
+    for one, other in zip(*found, strict=True):
+        assert np.mean(one != other) < 1e-3  # where two classes are equally likely, rounding decides
+
+
 def test_one_voxel_at_a_time_when_there_is_hardly_any_memory():
     p = predictor(tiny_plan(), (2, 3, 2), memory=1)
     assert [b.size for b in p._blocks()] == [(1, 1, 1)] * 12
