@@ -109,7 +109,7 @@ def records_from_sidecar(sidecar: Path) -> list[SegmentRecord] | None:
 def label_map_values(segments: Sequence[Segment]) -> list[int]:
     """The value of each segment in a label map: those of the files they come from, or else 1, 2, ..."""
     values = [segment.value for segment in segments]
-    if len({*values}) == len(values) and all(value is not None and value <= _LARGEST_VALUE for value in values):
+    if len({*values}) == len(values) and all(v is not None and 1 <= v <= _LARGEST_VALUE for v in values):
         return values
     return [*range(1, len(segments) + 1)]
 

@@ -19,7 +19,7 @@ class DataSection:
 
     def __init__(self, panel: Any) -> None:
         self._panel, self._ui = panel, panel.ui
-        self._updating, self._isRemoving, self._newAnnotationId = False, False, ""
+        self._updating, self._isRemoving = False, False
         ui = self._ui
         ui.volumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onVolume)
         ui.channelSelector.connect("checkedNodesChanged()", self._onChannels)
@@ -120,9 +120,8 @@ class DataSection:
 
         Slicer before 5.11 tells twice of a new node; the user's own name for it comes in between.
         """
-        if node.GetID() == self._newAnnotationId:
+        if node.GetNodeReferenceID(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()):
             return
-        self._newAnnotationId = node.GetID()
         volume = self._panel.parameters.volume if self._panel.parameters is not None else None
         if volume is None or volume.GetImageData() is None:
             return

@@ -235,7 +235,7 @@ class TestLabelMaps:
 
     def test_values_that_cannot_be_kept_are_numbers(self, tmp_path: Path):
         """Of two layers of Slicer's, or too large."""
-        for values in ((1, 1), (1, 100_000), (1, None)):
+        for values in ((1, 1), (1, 100_000), (1, None), (0, 1)):
             segments = tuple(replace(s, value=v) for s, v in zip(SEGMENTS[:2], values, strict=True))
             write_segmentation(replace(example(), segments=segments), tmp_path / "a.nii.gz")
             assert_equal(read_segmentation(tmp_path / "a.nii.gz"), replace(example(), segments=segments))
