@@ -10,11 +10,13 @@ import pytest
 import scipy.ndimage
 from tiny_training import (
     NARROW,
+    OPTIONS,
+    PLAN,
     SHAPE,
     StopAfter,
+    quick,
     same_weights,
     tiny_annotation,
-    tiny_recipe,
     tiny_volume,
 )
 
@@ -24,13 +26,6 @@ from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.inference import InferenceSettings
 from SparseUNet3DLib.segmentation_files import read_segmentation
 from SparseUNet3DLib.workflow import RunOptions, densify, segment
-
-PLAN = {**NARROW, "widths": "8,16"}
-OPTIONS = RunOptions("cpu", hold_out=0, plan=PLAN)
-
-
-def quick(iterations: int = 3, **changes):
-    return tiny_recipe(iterations=iterations, **changes)
 
 
 def test_a_time_budget_covers_training_and_segmentation():

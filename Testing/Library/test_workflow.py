@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tiny_training import (
-    NARROW,
+    OPTIONS,
+    PLAN,
     SEGMENTS,
     SHAPE,
     iou,
+    quick,
     tiny_annotation,
     tiny_labels,
-    tiny_recipe,
     tiny_volume,
 )
 
@@ -26,13 +27,6 @@ from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import PRESETS
 from SparseUNet3DLib.segments import Segment, Segmentation
 from SparseUNet3DLib.workflow import RunOptions, densify, prepare, segment, train
-
-PLAN = {**NARROW, "widths": "8,16"}
-OPTIONS = RunOptions("cpu", hold_out=0, plan=PLAN)
-
-
-def quick(iterations: int = 3, **changes):
-    return tiny_recipe(iterations=iterations, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.preparation import RunOptions
 from SparseUNet3DLib.recipe import AugmentationRecipe, Recipe
 from SparseUNet3DLib.sampling import PatchSampler
 from SparseUNet3DLib.segments import Segment, Segmentation
@@ -101,6 +102,16 @@ def tiny_recipe(**changes: object) -> Recipe:
         ),
     )
     return replace(recipe, **changes)
+
+
+#: For runs of whole volumes.
+PLAN = {**NARROW, "widths": "8,16"}
+OPTIONS = RunOptions("cpu", hold_out=0, plan=PLAN)
+
+
+def quick(iterations: int = 3, **changes: object) -> Recipe:
+    """As ``tiny_recipe``, a few iterations only."""
+    return tiny_recipe(iterations=iterations, **changes)
 
 
 def tiny_task(
