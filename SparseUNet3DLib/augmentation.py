@@ -68,17 +68,26 @@ def patch_coordinates(
     transforms: RandomTransforms, recipe: AugmentationRecipe, plan: Plan, device: torch.device
 ) -> torch.Tensor:
     """Where each voxel of a patch lies relative to the patch's centre: (b, 3, z, y, x) in mm, (z, y, x) order."""
+    if transforms.displacements is None:
+        return _turned(transforms.matrices, plan, [range(n) for n in plan.patch_size], device)
+    # A B-spline whose coefficients lie on a straight line is that line: the coefficients, which are few, are turned.
+    spacing = _elastic_spacing(recipe, plan)
+    places = [[(i - 1) * s for i in range(n)] for n, s in zip(transforms.displacements.shape[2:], spacing, strict=True)]
+    coefficients = _turned(transforms.matrices, plan, places, device) + send(transforms.displacements, device)
+    return elastic_field(coefficients, plan.patch_size, spacing)
+
+
+def _turned(
+    matrices: torch.Tensor, plan: Plan, places: Sequence[Sequence[float]], device: torch.device
+) -> torch.Tensor:
+    """(b, 3, nz, ny, nx) in mm: where ``matrices`` take the voxels at ``places`` along each axis of a patch."""
     z, y, x = (
-        (torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2) * s
-        for n, s in zip(plan.patch_size, plan.spacing, strict=True)
+        (send(torch.tensor(p, dtype=torch.float32), device) - (n - 1) / 2) * s
+        for p, n, s in zip(places, plan.patch_size, plan.spacing, strict=True)
     )
     # (3, b, 3, 1, 1, 1): column by column instead of one big matrix product, three sums that broadcast.
-    columns = send(transforms.matrices, device).permute(2, 0, 1)[..., None, None, None]
-    coordinates = z[:, None, None] * columns[0] + y[:, None] * columns[1] + x * columns[2]
-    if transforms.displacements is not None:
-        spacing = _elastic_spacing(recipe, plan)
-        coordinates += elastic_field(send(transforms.displacements, device), plan.patch_size, spacing)
-    return coordinates
+    columns = send(matrices, device).permute(2, 0, 1)[..., None, None, None]
+    return z[:, None, None] * columns[0] + y[:, None] * columns[1] + x * columns[2]
 
 
 def elastic_field(

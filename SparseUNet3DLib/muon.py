@@ -14,6 +14,8 @@ Factors = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 #: Coefficients of the quintic Newton-Schulz iteration that takes singular values to about 1 (Jordan et al. 2024).
 _LINEAR, _CUBIC, _QUINTIC = 3.4445, -4.7750, 2.0315
 _NEWTON_SCHULZ_STEPS = 5
+#: Matrices of that many rows or columns are multiplied faster in a lower precision.
+_LARGE = 64
 #: Makes a step about as long as one of AdamW with the same learning rate (Liu et al. 2025).
 _ROOT_MEAN_SQUARE = 0.2
 
@@ -26,10 +28,19 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.9, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        precision: torch.dtype = torch.float32,
     ) -> None:
-        """``weight_decay`` is decoupled, as in AdamW."""
+        """``weight_decay`` is decoupled, as in AdamW.
+
+        ``precision`` is that of the last product, the step; weights and momentum stay in their own.
+        """
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._precision = precision
         self._recorded: dict[tuple[torch.Size, ...], Factors] = {}  # on a CUDA GPU, by the matrices' shapes
 
     @torch.no_grad()
@@ -42,8 +53,12 @@ class Muon(torch.optim.Optimizer):
             for parameter, matrix, factor in zip(parameters, ahead, self._factors(ahead), strict=True):
                 length = rate * _ROOT_MEAN_SQUARE * max(matrix.shape) ** 0.5
                 sides = (factor, matrix) if len(factor) == len(matrix) else (matrix, factor)
-                # Product, decay and step in one pass over the weights.
-                _as_matrix(parameter).addmm_(*sides, beta=1 - rate * group["weight_decay"], alpha=-length)
+                weights, decay = _as_matrix(parameter), 1 - rate * group["weight_decay"]
+                if self._precision == torch.float32 or len(factor) < _LARGE:
+                    weights.addmm_(*sides, beta=decay, alpha=-length)  # product, decay and step in one pass
+                else:
+                    step = torch.mm(*(side.to(self._precision) for side in sides))
+                    weights.mul_(decay).add_(step, alpha=-length)
 
     def _ahead(self, parameter: nn.Parameter, momentum: float) -> torch.Tensor:
         """Nesterov's momentum, as a matrix."""

@@ -155,16 +155,17 @@ class PatchSampler:
 
     def _sample_image(self, case: PreparedCase, where: torch.Tensor) -> torch.Tensor:
         """Gray values (c, z, y, x), interpolated at positions (3, z, y, x) of the case's own grid."""
-        where = where * self._per_patch(case.scale)
+        if any(s != 1 for s in case.scale):
+            where = where * self._per_patch(case.scale)
         image, box = case.image_around(where)
         # As grid_sample wants positions: -1..1 in the box, in x, y, z order, in the last axis.
         grid = torch.stack(
-            [(w - s) * (2 / max(1, n - 1)) - 1 for w, s, n in zip(where, box.start, box.size, strict=True)][::-1], -1
+            [_reflected(w - s, n) for w, s, n in zip(where, box.start, box.size, strict=True)][::-1], -1
         )
         # A CPU samples several images at a time, but each on one core: the patch is cut into so many.
         parts = math.gcd(len(grid), torch.get_num_threads()) if self.device.type == "cpu" else 1
         sampled = F.grid_sample(
-            image.expand(parts, -1, -1, -1, -1), grid.unflatten(0, (parts, -1)), "bilinear", "reflection",
+            image.expand(parts, -1, -1, -1, -1), grid.unflatten(0, (parts, -1)), "bilinear", "border",
             align_corners=True,
         )
         return sampled.transpose(0, 1).flatten(1, 2)
@@ -185,3 +186,12 @@ class PatchSampler:
     def _per_patch(self, values: object) -> torch.Tensor:
         """(..., 3) numbers, in the shape in which they broadcast with positions (..., 3, z, y, x)."""
         return send(torch.from_numpy(np.array(values, np.float32)), self.device)[..., None, None, None]
+
+
+def _reflected(positions: torch.Tensor, size: int) -> torch.Tensor:
+    """Positions on an axis of ``size`` voxels, as -1..1; what lies beyond an end is reflected there.
+
+    As grid_sample's padding mode "reflection", which takes a CPU as long as all the rest of the sampling.
+    """
+    turned = (positions * (2 / max(1, size - 1))).remainder_(4)
+    return turned.sub_(2).abs_().neg_().add_(1)

@@ -113,7 +113,7 @@ class Trainer:
         self.network: nn.Module = network.to(device, memory_format=memory_format(device))
         self._average = MovingAverage(self.network, recipe.ema_decay)
         self._learnt = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizers = _make_optimizers(self.network, recipe)
+        self.optimizers = _make_optimizers(self.network, recipe, precision)
         self.generator = torch.Generator().manual_seed(seed)
         self._recorded: Features | None = None if device.type == "cuda" else self.network.features
         #: The next batch is drawn while a GPU computes the step, and before what that step still has to do.
@@ -132,7 +132,7 @@ class Trainer:
         for parameter in self._learnt:
             parameter.grad = None
         loss.backward()
-        length = nn.utils.clip_grad_norm_(self._learnt, _LONGEST_GRADIENT)
+        length = self._shorten_gradient()
         found = Fetched(torch.stack([loss.detach(), length]))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -148,6 +148,15 @@ class Trainer:
             return length if math.isfinite(value) else value
         self.counters.iteration += 1
         return value
+
+    def _shorten_gradient(self) -> torch.Tensor:
+        """To ``_LONGEST_GRADIENT`` where it is longer; its length before."""
+        gradients = [p.grad for p in self._learnt if p.grad is not None]
+        length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        factor = (_LONGEST_GRADIENT / (length + 1e-6)).clamp_max(1.0)
+        if self.device.type != "cpu" or factor != 1:  # others would have to be waited for to know
+            torch._foreach_mul_(gradients, factor)
+        return length
 
     def _next_batch(self) -> Batch:
         ahead, self._ahead = self._ahead, None
@@ -266,10 +275,10 @@ class Trainer:
         self._ahead = None
 
 
-def _make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def _make_optimizers(network: nn.Module, recipe: Recipe, precision: torch.dtype) -> list[torch.optim.Optimizer]:
     parameters = [p for p in network.parameters() if p.requires_grad]
     rate, momentum, decay = recipe.learning_rate, recipe.momentum, recipe.weight_decay
-    fused = True if parameters[0].device.type == "cuda" else None
+    fused = True if parameters[0].device.type in ("cpu", "cuda") else None
     if recipe.optimizer == "sgd":
         return [torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=True, fused=fused)]
     hidden: list[nn.Parameter] = []
@@ -279,7 +288,10 @@ def _make_optimizers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Opt
         hidden = [p for n, p in network.named_parameters() if p.ndim == 5 and n not in last]
     others = [p for p in parameters if not any(p is h for h in hidden)]
     adam = torch.optim.AdamW(others, lr=rate, betas=(momentum, 0.99), weight_decay=decay, fused=fused)
-    return [Muon(hidden, rate, momentum, decay), adam] if hidden else [adam]
+    if not hidden:
+        return [adam]
+    on_cpu = parameters[0].device.type == "cpu"  # a GPU hardly notices these products
+    return [Muon(hidden, rate, momentum, decay, precision if on_cpu else torch.float32), adam]
 
 
 def _restore_moments(optimizer: torch.optim.Optimizer, state: dict[str, torch.Tensor]) -> None:

@@ -6,34 +6,14 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from SparseUNet3DLib.networks.batch_norm import BatchNorm
-from SparseUNet3DLib.networks.convolution import Conv3d
+from SparseUNet3DLib.networks.convolution import Conv3d, JoiningConv3d
+from SparseUNet3DLib.networks.instance_norm import InstanceNorm
 from SparseUNet3DLib.networks.pooling import enlarge, max_pool
 from SparseUNet3DLib.networks.voxel_network import VoxelNetwork
 from SparseUNet3DLib.plan import CORRECTION_WIDTH
-
-
-class InstanceNorm(nn.Module):
-    """Instance normalisation with scale and shift, (b, c, z, y, x).
-
-    The same function as ``nn.InstanceNorm3d``; each sample goes through batch normalisation by
-    itself, because that keeps channels-last tensors as they are and is 2.4 times faster on a CPU.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x[0, 0].numel() == 1:  # a single voxel has no spread to normalise by
-            # With a gradient of 0, so that optimisers keep for these parameters what they do for all others.
-            return x + (0 * (self.weight + self.bias)).to(x.dtype).view(1, -1, 1, 1, 1)
-        samples = [F.batch_norm(s, None, None, self.weight, self.bias, training=True) for s in x.split(1)]
-        return samples[0] if len(samples) == 1 else torch.cat(samples)
 
 
 class AutoUNet(nn.Module):
@@ -59,25 +39,26 @@ class AutoUNet(nn.Module):
     ) -> None:
         super().__init__()
 
-        def level(channels: int, width: int, kernel: Sequence[int]) -> nn.Sequential:
+        def level(channels: int, width: int, kernel: Sequence[int], first: type[Conv3d]) -> nn.Sequential:
             layers: list[nn.Module] = []
-            for before in (channels, width):
+            for kind, before in ((first, channels), (Conv3d, width)):
                 padding = tuple(k // 2 for k in kernel)
-                layers.append(Conv3d(before, width, tuple(kernel), padding=padding, bias=False))
+                layers.append(kind(before, width, tuple(kernel), padding=padding, bias=False))
                 layers.append(BatchNorm(width, batch_norm) if batch_norm else InstanceNorm(width))
                 layers.append(nn.LeakyReLU(0.01, inplace=True))
             return nn.Sequential(*layers)
 
         self.strides = [tuple(s) for s in strides]
         self.down = nn.ModuleList(
-            level(before, width, kernel)
+            level(before, width, kernel, Conv3d)
             for before, width, kernel in zip([in_channels, *widths], widths, kernels, strict=False)
         )
         self.narrow = nn.ModuleList(
             nn.Conv3d(below, width, 1, bias=False) for width, below in itertools.pairwise(widths)
         )
         self.up = nn.ModuleList(
-            level(2 * width, width, kernel) for width, kernel in zip(widths[:-1], kernels, strict=False)
+            level(2 * width, width, kernel, JoiningConv3d)
+            for width, kernel in zip(widths[:-1], kernels, strict=False)
         )
         self.head = nn.Conv3d(widths[0], classes, 1)
         self.correction = _correction(widths[0] + 2 * classes, classes) if known_slices else None
@@ -130,7 +111,7 @@ class AutoUNet(nn.Module):
             x = level(x)
         for index in reversed(range(len(self.up))):
             x = enlarge(self.narrow[index](x), self.strides[index])
-            x = self.up[index](torch.cat([skips[index], x], dim=1))
+            x = self.up[index]((skips[index], x))
         return x
 
 

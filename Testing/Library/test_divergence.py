@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from tiny_training import (
     StopAfter,
     make_trainer,
@@ -110,3 +111,15 @@ def test_twice_in_a_row_the_run_goes_back_to_the_state_before(tmp_path, monkeypa
         loop._roll_back()
         assert loop.trainer.counters.iteration == expected
     assert loop.trainer.counters.rate_factor == 0.125
+
+
+@pytest.mark.parametrize("length, expected", [(3.0, 3.0), (48.0, 12.0)])
+def test_only_a_long_gradient_is_shortened(length: float, expected: float):
+    trainer = make_trainer(tiny_task())
+    parameters = [p for p in trainer.network.parameters() if p.requires_grad]
+    numbers = sum(p.numel() for p in parameters)
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, length / math.sqrt(numbers))
+    assert float(trainer._shorten_gradient()) == pytest.approx(length, rel=1e-4)
+    found = math.sqrt(sum(float(p.grad.square().sum()) for p in parameters))
+    assert found == pytest.approx(expected, rel=1e-4)

@@ -102,3 +102,16 @@ def test_it_learns_an_ill_conditioned_task_faster_than_adamw():
     muon = loss_after_training(lambda p: Muon(p, lr=0.1))
     adam = loss_after_training(lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.0))
     assert muon < adam
+
+
+@pytest.mark.parametrize("shape", [(128, 16, 3, 3, 3), (8, 4, 3, 3, 3), (70, 2, 1, 1, 1)])
+def test_a_step_in_bfloat16_is_the_step_but_for_rounding(shape: tuple[int, ...]):
+    values, gradient = torch.randn(2, *shape, generator=generator())
+    steps = []
+    for precision in (torch.float32, torch.bfloat16):
+        weight = nn.Parameter(values.clone())
+        weight.grad = gradient.clone()
+        Muon([weight], lr=0.02, weight_decay=0.1, precision=precision).step()
+        assert weight.dtype == torch.float32
+        steps.append(weight.detach() - values)
+    assert (steps[1] - steps[0]).norm() < 0.01 * steps[0].norm()
