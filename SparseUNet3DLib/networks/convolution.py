@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from SparseUNet3DLib.networks.pooling import enlarge
+
 #: The matrix units of a GPU take so many channels at a time.
 _CHANNELS_AT_A_TIME = 8
 #: A tensor is large that has so many times the numbers of a convolution's weights.
@@ -45,22 +47,50 @@ class Conv3d(nn.Conv3d):
         return self.bias
 
 
-class JoiningConv3d(Conv3d):
-    """A convolution of two tensors' channels taken together, without a bias.
+class EnlargingConv3d(Conv3d):
+    """A convolution of a tensor and of a smaller one, enlarged, taken together; without a bias.
 
-    In bfloat16 a CPU convolves two large tensors each for itself and adds up. To join them first would copy both, and
-    their gradients would come as every other part of a tensor, which takes several times as long to go through. (In
-    float32 two convolutions of half the channels take longer than one; small tensors cost less than large weights.)
+    Each voxel of the smaller one is repeated ``stride`` times. What a kernel finds there is the same several times
+    over: a transposed convolution of the smaller tensor, whose weights are sums of the kernel's, gives the same with a
+    third of the products. Nothing has to be enlarged or joined for it, which would copy, and a CPU would take the
+    gradients apart again.
     """
 
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: tuple[int, int, int], stride: tuple[int, int, int]
+    ) -> None:
+        padding = tuple(k // 2 for k in kernel_size)
+        super().__init__(in_channels, out_channels, kernel_size, padding=padding, bias=False)
+        self.enlarging = stride
+
     def forward(self, both: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Of (b, c, z, y, x) and (b, d, z, y, x), for c + d input channels."""
-        first, second = both
-        large = first.numel() > _LARGE * self.weight.numel()
-        if not large or (first.device.type, first.dtype) != ("cpu", torch.bfloat16):
-            return super().forward(torch.cat(both, dim=1))
-        weights = self.weight.split([first.shape[1], second.shape[1]], dim=1)
-        return self._conv_forward(first, weights[0], None).add_(self._conv_forward(second, weights[1], None))
+        """Of (b, c, z, y, x) and the smaller (b, d, z', y', x'), for c + d input channels."""
+        large, small = both
+        if not self._is_split(large, small):
+            return super().forward(torch.cat([large, enlarge(small, self.enlarging)], dim=1))
+        first, second = self.weight.split([large.shape[1], small.shape[1]], dim=1)
+        kernel = transposed_kernel(second, self.enlarging)
+        enlarged = F.conv_transpose3d(small, kernel, stride=self.enlarging, padding=self.padding)
+        return self._conv_forward(large, first, None).add_(enlarged)
+
+    def _is_split(self, large: torch.Tensor, small: torch.Tensor) -> bool:
+        if large.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+            return False  # not measured, or known to be slow
+        wide = all(n >= k + s for n, k, s in zip(small.shape[2:], self.kernel_size, self.enlarging, strict=True))
+        return wide and large.numel() > _LARGE * self.weight.numel()
+
+
+def transposed_kernel(kernel: torch.Tensor, stride: tuple[int, int, int]) -> torch.Tensor:
+    """Kernel (in, out, z', y', x') of the transposed convolution that enlarges by ``stride`` and applies ``kernel``.
+
+    ``kernel`` is (out, in, z, y, x), as a convolution has it. A voxel that is repeated n times meets n neighbouring
+    weights along an axis, so theirs is the sum.
+    """
+    kernel = kernel.flip(2, 3, 4)
+    for axis, n in enumerate(stride):
+        after = (0, 0) * (2 - axis)  # F.pad begins with the last axis
+        kernel = sum(F.pad(kernel, (*after, i, n - 1 - i)) for i in range(n))
+    return kernel.transpose(0, 1)
 
 
 class UnbiasedConv3d(Conv3d):

@@ -23,7 +23,7 @@ def enlarge(x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
     """(b, c, z, y, x) with each voxel repeated ``stride`` (z, y, x) times, in the precision ``x`` has."""
     if x.device.type == "cuda":
         return repeat_voxels(x, stride)
-    return _Enlarged.apply(x, stride)
+    return F.interpolate(x, size=[n * s for n, s in zip(x.shape[2:], stride, strict=True)], mode="nearest")
 
 
 def repeat_voxels(x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
@@ -36,22 +36,6 @@ def repeat_voxels(x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
     spread = x.movedim(1, -1)[:, :, None, :, None, :, None]
     repeated = spread.expand(b, size[0], sz, size[1], sy, size[2], sx, c)
     return repeated.reshape(b, size[0] * sz, size[1] * sy, size[2] * sx, c).movedim(-1, 1)
-
-
-class _Enlarged(torch.autograd.Function):
-    """Nearest enlargement whose gradient stays channels last: torch's own takes the channels apart for it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
-        ctx.stride = stride
-        return F.interpolate(x, size=[n * s for n, s in zip(x.shape[2:], stride, strict=True)], mode="nearest")
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        for axis, n in enumerate(ctx.stride, start=2):
-            if n > 1:
-                gradient = sum(gradient.unflatten(axis, (-1, n)).unbind(axis + 1))
-        return gradient, None
 
 
 class WindowMaximum(torch.autograd.Function):

@@ -88,7 +88,7 @@ def convolutions(network: nn.Module, run: Callable[[], object]) -> list[tuple[nn
     """Each convolution that ``run`` has the network compute, with the shape of its input."""
     found: list[tuple[nn.Conv3d, torch.Size]] = []
     hooks = [
-        m.register_forward_hook(lambda layer, inputs, _: found.append((layer, _shape(inputs[0]))))
+        m.register_forward_hook(lambda layer, inputs, _: found.append((layer, _size(layer, inputs[0]))))
         for m in network.modules() if isinstance(m, nn.Conv3d)
     ]
     run()
@@ -97,9 +97,10 @@ def convolutions(network: nn.Module, run: Callable[[], object]) -> list[tuple[nn
     return found
 
 
-def _shape(image: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Size:
-    """Of a convolution's input; where it takes several tensors' channels together, of these."""
-    return image.shape if isinstance(image, torch.Tensor) else torch.cat(image, dim=1).shape
+def _size(layer: nn.Conv3d, image: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Size:
+    """Of a convolution's input; of two tensors that it takes together the first has the size of both."""
+    size = (image if isinstance(image, torch.Tensor) else image[0]).shape
+    return torch.Size((size[0], layer.in_channels, *size[2:]))
 
 
 def _fastest(layer: nn.Conv3d, size: torch.Size, backward: bool) -> float:

@@ -9,10 +9,9 @@ from torch import nn
 from volumes_for_tests import make_plan_of
 
 from SparseUNet3DLib.networks import build_network
-from SparseUNet3DLib.networks.auto import AutoUNet
+from SparseUNet3DLib.networks.auto import AutoUNet, InstanceNorm
 from SparseUNet3DLib.networks.batch_norm import BatchNorm, recompute_statistics
 from SparseUNet3DLib.networks.convolution import Conv3d, UnbiasedConv3d
-from SparseUNet3DLib.networks.instance_norm import InstanceNorm
 from SparseUNet3DLib.networks.paper import PaperUNet, _CentreCrop
 
 NARROW = (1, 1, 1, 1)
@@ -235,9 +234,7 @@ def test_an_unknown_mode_of_batch_normalisation_is_refused():
 # -- the planned network ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 4, 5, 6, 7), (2, 3, 4, 4, 4), (3, 2, 1, 5, 5), (1, 16, 8, 6, 4), (1, 40, 2, 3, 4)]
-)
+@pytest.mark.parametrize("shape", [(1, 4, 5, 6, 7), (2, 3, 4, 4, 4), (3, 2, 1, 5, 5)])
 @pytest.mark.usefixtures("fixed_random")
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 def test_instance_normalisation_equals_torchs(shape: tuple[int, ...], layout: torch.memory_format):
