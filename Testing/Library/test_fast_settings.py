@@ -18,9 +18,11 @@ from torch import nn
 seen = {"layouts": [], "outputs": [], "weights": []}
 
 def look(layer, inputs, output):
-    if isinstance(layer, nn.Conv3d) and layer.training and layer.kernel_size[0] == 3 and inputs[0].shape[2] >= 8:
-        if inputs[0].shape[1] > 1:
-            seen["layouts"].append(inputs[0].is_contiguous(memory_format=torch.channels_last_3d))
+    if isinstance(layer, nn.Conv3d) and layer.training and layer.kernel_size[0] == 3 and output.shape[2] >= 8:
+        images = inputs[0] if isinstance(inputs[0], tuple) else inputs
+        if layer.in_channels > 1:
+            for image in images:
+                seen["layouts"].append(image.is_contiguous(memory_format=torch.channels_last_3d))
             seen["weights"].append(layer.weight.is_contiguous(memory_format=torch.channels_last_3d))
         seen["outputs"].append(str(output.dtype))
 
