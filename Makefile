@@ -7,7 +7,7 @@
 # make benchmark-gpu   speed on a GPU; needs no network connection once `make benchmark` or `make test` has run
 # make clean  remove the environment and everything that was made
 #
-# Both set up their own environment in .venv when it is missing or out of date.
+# All but the last two set up their environment in .venv when it is missing or out of date.
 # `make PYTHON=/path/to/python3` chooses the interpreter it is made with.
 
 export PYTHON

@@ -36,6 +36,8 @@ class RandomTransforms:
 
 #: Two axes whose extents in a patch differ by more than this factor are not rotated into each other.
 _THIN = 3.0
+#: A patch is so many times as wide as the standard deviation of its control points, at least.
+_ELASTIC_EXTENTS = 4.0
 #: Knots of the gray-value curves, in normalised gray values; beyond the ends the curve goes on straight.
 _KNOTS = (-1.5, -0.5, 0.5, 1.5)
 
@@ -57,10 +59,7 @@ def draw_transforms(
     if recipe.elastic_sd > 0:
         spacing = _elastic_spacing(recipe, plan)
         counts = [math.ceil(n / s) + 4 for n, s in zip(plan.patch_size, spacing, strict=True)]
-        sd = recipe.elastic_sd * min(plan.spacing)
-        displacements = torch.randn(number, 3, *counts, generator=generator) * sd
-        if _is_flat(plan):
-            displacements[:, 0] = 0.0
+        displacements = torch.randn(number, 3, *counts, generator=generator) * _elastic_sds(recipe, plan)
     return RandomTransforms(matrices, displacements, slopes)
 
 
@@ -165,5 +164,11 @@ def _elastic_spacing(recipe: AugmentationRecipe, plan: Plan) -> tuple[float, flo
     return tuple(mm / s for s in plan.spacing)
 
 
-def _is_flat(plan: Plan) -> bool:
-    return plan.patch_size[0] == 1
+def _elastic_sds(recipe: AugmentationRecipe, plan: Plan) -> torch.Tensor:
+    """(3, 1, 1, 1) in mm: how far the control points are displaced along each axis.
+
+    As far along all; but out of a thin patch the deformation would carry most of what is annotated in it.
+    """
+    most = recipe.elastic_sd * min(plan.spacing)
+    extents = [(n - 1) * s for n, s in zip(plan.patch_size, plan.spacing, strict=True)]
+    return torch.tensor([min(most, extent / _ELASTIC_EXTENTS) for extent in extents])[:, None, None, None]

@@ -234,5 +234,6 @@ def _free_container_memory(cgroup: Path, unlimited: int) -> int:
         return unlimited
     # Files read lately are counted as used, but make room when memory is needed.
     statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-    used = int((cgroup / "memory.current").read_text()) - int(statistics["inactive_file"])
+    files = int(statistics["inactive_file"]) + int(statistics["active_file"])
+    used = int((cgroup / "memory.current").read_text()) - files
     return max(0, int(limit.read_text()) - used)

@@ -17,7 +17,7 @@ from SparseUNet3DLib.segments import BACKGROUND_NAME, Segment, Segmentation
 
 #: The regions in which a segmentation is judged; the first is the honest one after sparse annotation.
 NEVER_ANNOTATED = "voxels never annotated"
-HELD_OUT_PLANES = "held-out planes"
+HELD_OUT_PLANES = "held-out slices"
 WHOLE_VOLUME = "whole volume"
 
 TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE = 1, 2, 3

@@ -10,7 +10,8 @@ event        fields
 started      pid (of the process that does the work; the one that was started may be its launcher)
 plan         plan (the network's shape), lines (the same in words), device, memory_bytes (estimated), held_out
              ({volume name: [plane]})
-phase        phase (for example "reading", "training", "segmenting"), fraction (0..1 of this phase)
+phase        phase ("segmenting", "scoring held-out slices", "reading NAME"; of `experiment` the cell: "ROW, COLUMN"),
+             fraction (0..1 of this phase)
 step         iteration, iterations (or None), seconds (trained so far), seconds_total (time budget or None),
              fraction (0..1 of the training), loss, learning_rate, eta_seconds (or None), network (which one is being
              trained, from 1), networks (how many the run trains)
@@ -35,7 +36,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Protocol
 
 from SparseUNet3DLib.eta import EtaEstimator
@@ -78,11 +79,12 @@ class JsonLinesReporter:
     """Writes each event at once as a line of strict JSON in UTF-8, by default to standard output.
 
     When the line cannot be written (the reader has gone, the disk is full), this and all later events are
-    dropped: a lost listener is no reason to lose the training.
+    dropped: a lost listener is no reason to lose the training. ``on_lost`` is called then, once.
     """
 
-    def __init__(self, stream: BinaryIO | None = None) -> None:
+    def __init__(self, stream: BinaryIO | None = None, on_lost: Callable[[], None] | None = None) -> None:
         self._stream = sys.stdout.buffer if stream is None else stream
+        self._on_lost = on_lost
         self._start = time.monotonic()
 
     def emit(self, event: str, **fields: Any) -> None:
@@ -98,6 +100,8 @@ class JsonLinesReporter:
         except (OSError, ValueError):
             discard_output(self._stream)
             self._stream = None
+            if self._on_lost is not None:
+                self._on_lost()
 
 
 def to_json(value: Any) -> Any:

@@ -270,11 +270,13 @@ class Predictor:
         return on_network_grid <= self.settings.memory / 2 and self._logits_bytes(self.shape) > self.settings.memory
 
     def _blocks(self, network_is_done: bool = False) -> Iterator[Box]:
-        """Boxes that make up the volume, each small enough for the logits' share of the memory.
+        """Boxes that make up the volume, each small enough for the logits' share of the memory, or as large as a tile.
 
         ``network_is_done``: half of it is taken by what the network says of the whole volume.
         """
         size, room = list(self.shape), self.settings.memory / (2 if network_is_done else 1)
+        # A tile's logits are there in any case, and smaller blocks would compute each tile that they share anew.
+        room = max(room, self._logits_bytes(self.plan.output_size))
         while self._logits_bytes(size) > room and max(size) > 1:
             # Thin slabs along z waste the least: whole tiles cross few borders.
             axis = 0 if size[0] > self.plan.output_size[0] else int(np.argmax(size))

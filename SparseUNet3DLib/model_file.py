@@ -102,7 +102,8 @@ class Model:
         lines.append("Plan:")
         lines += [f"  {line}" for line in self.plan.describe()]
         if self.plan.voxel_spacing:
-            lines.append(f"  logits: {self.mixture.network:.2f} network's + {self.mixture.voxels:.2f} single voxels'")
+            mixture = self.mixture
+            lines.append(f"  logits: {mixture.network:.2f} of the network, {mixture.voxels:.2f} of single voxels")
         parameters = sum(w.numel() for w in self.weights.values())
         lines.append(f"  {parameters:,} parameters")
         lines.append("Training:")
@@ -116,7 +117,7 @@ class Model:
             lines.append(f"  {record['iterations']} iterations in {seconds:.0f} s on {record['device']}")
         scores = record.get("held_out_iou")
         if scores:
-            lines.append("  IoU on held-out planes: " + ", ".join(f"{n} {_three(v)}" for n, v in scores.items()))
+            lines.append("  IoU on held-out slices: " + ", ".join(f"{n} {_three(v)}" for n, v in scores.items()))
         if "date" in record:
             versions = ", ".join(f"{n} {v}" for n, v in record.get("versions", {}).items())
             lines.append(f"  {record['date']} ({versions})")

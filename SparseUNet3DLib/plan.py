@@ -116,6 +116,8 @@ class Plan:
         activations, parameters, channels_below = 0.0, 0.0, self.in_channels
         if self.known_slices:  # the correction's input, its hidden layer twice, and logits
             activations += voxels * (self.widths[0] + 5 * self.classes + 2 * CORRECTION_WIDTH)
+        else:  # logits of all output voxels, their gradient, and the logits of annotated ones
+            activations += float(np.prod(self.output_size)) * self.batch_size * 3 * self.classes
         for level, width in enumerate(self.widths):
             if level:
                 voxels /= float(np.prod(self.strides[level - 1]))

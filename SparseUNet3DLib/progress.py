@@ -23,10 +23,14 @@ class Progress:
 
     def is_over(self, counters: Counters) -> bool:
         """Whether the present network's training is, also because it has come to a plateau."""
-        fraction = self.of_network(counters)
+        return self.of_network(counters) >= 1.0 or self.is_at_plateau(counters)
+
+    def is_at_plateau(self, counters: Counters) -> bool:
+        """Whether the present network has not improved for longer than the recipe's patience."""
+        if self._patience is None or counters.best_iou < 0:
+            return False
         best = self._of_network_at((counters.best_seconds, counters.best_iteration), counters)
-        plateau = self._patience is not None and counters.best_iou >= 0 and fraction - best > self._patience
-        return fraction >= 1.0 or plateau
+        return self.of_network(counters) - best > self._patience
 
     def _of_network_at(self, at: tuple[float, int], counters: Counters) -> float:
         first = counters.first_seconds, counters.first_iteration

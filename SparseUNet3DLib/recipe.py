@@ -69,7 +69,8 @@ class Recipe:
         iterations: number of optimiser steps. None: no limit. One of the two limits must be given.
         members: networks that a run trains one after another and whose answers are averaged, each with other
             slices held out. None: as many as the time allows (``ensemble_size``).
-        patience: stop when the held-out IoU has not improved for this fraction of the run. None: never.
+        patience: stop when the held-out IoU has not improved for this fraction of the network's
+            training. None: never.
         optimizer: "muon" (with AdamW for what is no convolution kernel), "adamw" or "sgd" (Nesterov momentum).
         learning_rate: highest learning rate of the schedule.
         schedule: "one-cycle" (warm-up over a tenth, then cosine to 0) or "steps" (divided by 10 after
@@ -140,6 +141,15 @@ class Recipe:
         for name in ("learning_rate", "augmentation_steps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"The {name.replace('_', ' ')} must be above 0 and finite, not {getattr(self, name)}.")
+        for name in ("momentum", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"The {name.replace('_', ' ')} must be from 0 to below 1, not {getattr(self, name)}.")
+        if not 0 <= self.foreground_share <= 1:
+            raise UsageError(f"The foreground share must be from 0 to 1, not {self.foreground_share}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UsageError(f"The weight decay must be 0 or more and finite, not {self.weight_decay}.")
+        if self.patience is not None and not self.patience > 0:
+            raise UsageError(f"The patience must be above 0, not {self.patience}.")
         if (self.members or 0) > MOST_MEMBERS:
             raise UsageError(f"A run trains at most {MOST_MEMBERS} networks, not {self.members}.")
         if not set(self.augmentation.mirror) <= {"x", "y", "z"}:

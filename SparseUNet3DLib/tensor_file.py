@@ -52,7 +52,9 @@ def read_tensor_file(path: str | os.PathLike, kind: str, headers_only: bool = Fa
             header = json.loads(metadata[_HEADER])
             if not isinstance(header, dict):
                 raise ValueError("the header is no object")
-            tensors = {} if headers_only else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = [] if headers_only else file.keys()
+            # Copies: what safetensors returns is the file itself in memory, which Windows would not let be replaced.
+            tensors = {name: file.get_tensor(name).clone() for name in names}
     except (SafetensorError, ValueError, OSError, RuntimeError) as error:
         raise InputError(
             f"'{path}' cannot be read as a SparseUNet3D {kind}: it is damaged, incomplete or no such file at all; "

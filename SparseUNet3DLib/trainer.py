@@ -280,7 +280,8 @@ def _make_optimizers(network: nn.Module, recipe: Recipe, precision: torch.dtype)
     rate, momentum, decay = recipe.learning_rate, recipe.momentum, recipe.weight_decay
     fused = True if parameters[0].device.type in ("cpu", "cuda") else None
     if recipe.optimizer == "sgd":
-        return [torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=True, fused=fused)]
+        nesterov = momentum > 0
+        return [torch.optim.SGD(parameters, rate, momentum, weight_decay=decay, nesterov=nesterov, fused=fused)]
     hidden: list[nn.Parameter] = []
     if recipe.optimizer == "muon":
         # What scales and shifts, and what decides for a class, is no matrix between hidden layers.

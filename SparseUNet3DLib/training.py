@@ -123,13 +123,17 @@ class _Loop:
         while not self.trainer.counters.steps or not self.progress.is_over(self.trainer.counters):
             self._guarded_step()
             self._side_tasks()
-            wanted = self.task.stop.requested()
-            if wanted == "interrupt":
-                self._save()
-                raise Interrupted(self._stopped_message())
-            if wanted == "finish":
+            if self._asked_for() == "finish":
                 return False
         return True
+
+    def _asked_for(self) -> str | None:
+        """What is wanted of the run; where it is to leave, it does so, with a checkpoint."""
+        wanted = self.task.stop.requested()
+        if wanted == "interrupt":
+            self._save()
+            raise Interrupted(self._stopped_message())
+        return wanted
 
     def _next_member(self) -> None:
         plan, precision, counters = self.trainer.plan, self.trainer.precision, self.trainer.counters
@@ -154,7 +158,8 @@ class _Loop:
     def _has_learnt(self) -> bool:
         """Whether the present network is far enough to be of use beside finished ones, which took so many steps."""
         counters = self.trainer.counters
-        return counters.steps * counters.member >= _LEARNT_FRACTION * counters.first_iteration
+        far = counters.steps * counters.member >= _LEARNT_FRACTION * counters.first_iteration
+        return far or self.progress.is_at_plateau(counters)
 
     def drop_trainer(self) -> None:
         """Forget the present network's training, whose memory is needed for what comes next."""
@@ -253,7 +258,8 @@ class _Loop:
         trainer, validate = self.trainer, self._fold().validate
         if validate is None:
             return
-        iou = validate(self._load(trainer.weights()), trainer.plan, trainer.precision)
+        network = self._load(trainer.weights())
+        iou = validate(network, trainer.plan, trainer.precision, lambda fraction: self._asked_for())
         known = [v for v in iou.values() if v is not None]
         mean = sum(known) / len(known) if known else None
         self.held_out_iou = iou

@@ -24,13 +24,14 @@ class TrainingFold:
 
     Attributes:
         cases: volumes with the annotation to train on.
-        validate: given a network, the IoU of each segment on held-out planes; None where none are held out.
+        validate: given a network and whom to tell of each part (0..1) that is done, the IoU of each segment on
+            held-out planes; None where none are held out.
         validation_tiles: how many tiles that takes.
         forget: called when its network is finished, so that nothing is kept for ``validate``.
     """
 
     cases: Sequence[Case]
-    validate: Callable[[nn.Module, Plan, torch.dtype], dict[str, float | None]] | None = None
+    validate: Callable[[nn.Module, Plan, torch.dtype, Callable[[float], None]], dict[str, float | None]] | None = None
     validation_tiles: int = 1
     forget: Callable[[], None] = lambda: None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -48,10 +48,16 @@ class HeldOutValidation:
         self._plan: Plan | None = None
         self._predictors: list[Predictor] = []
 
-    def __call__(self, network: nn.Module, plan: Plan, precision: torch.dtype) -> dict[str, float | None]:
-        """IoU by segment name over the held-out voxels; None where a segment is neither there nor found."""
+    def __call__(
+        self, network: nn.Module, plan: Plan, precision: torch.dtype,
+        progress: Callable[[float], None] = lambda fraction: None,
+    ) -> dict[str, float | None]:
+        """IoU by segment name over the held-out voxels; None where a segment is neither there nor found.
+
+        ``progress`` is told after each part how much of a plane is done (0..1); what it raises ends it.
+        """
         joint = np.zeros((plan.classes, plan.classes), np.int64)
-        for case, labels in zip(self._cases, self.segment(network, plan, precision), strict=True):
+        for case, labels in zip(self._cases, self.segment(network, plan, precision, progress), strict=True):
             counted = case.annotation.annotated
             joint += joint_counts(case.annotation.labels[counted], labels[counted], plan.classes)
         return iou_by_segment(joint, self._segments)
@@ -66,14 +72,17 @@ class HeldOutValidation:
                 total += count_tiles(thin, plan, _SETTINGS.overlap)
         return total
 
-    def segment(self, network: nn.Module, plan: Plan, precision: torch.dtype) -> list[np.ndarray]:
+    def segment(
+        self, network: nn.Module, plan: Plan, precision: torch.dtype,
+        progress: Callable[[float], None] = lambda fraction: None,
+    ) -> list[np.ndarray]:
         """Labels (z, y, x) uint16 of each case, on its held-out planes only; 0 elsewhere."""
         found = []
         for case, predictor in self._with_predictors(network, plan, precision):
             labels = np.zeros(case.annotation.labels.shape, np.uint16)
             for plane in case.annotation.planes:
                 box = _plane_box(plane, case)
-                labels[box.slices] = predictor.logits(box, frame=box).argmax(0).numpy()
+                labels[box.slices] = predictor.logits(box, box, progress).argmax(0).numpy()
             found.append(labels)
         return found
 

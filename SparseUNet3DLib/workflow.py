@@ -82,6 +82,13 @@ def train(
 ) -> Model:
     """Train a model on one or several sparsely annotated volumes, to be applied to others.
 
+    Args:
+        cases: volumes with their annotations; all with the same channels. Segments are matched by name.
+        recipe: how to train, and for how long: ``preset("quick")`` and the like, or one with parts replaced.
+        options: what to hold out, device, memory, run folder and checkpoint, the model to start from.
+        reporter: told how it goes (see ``events``); None: nobody.
+        stop: asked after every step and part, to end early or to leave with a checkpoint.
+
     Raises:
         SparseUNetError: one of its kinds, see ``prepare`` and ``training.run_training``.
     """
@@ -105,9 +112,11 @@ def segment(
     """Segment ``volume`` with ``model``.
 
     Args:
-        settings: overlap, mirror averaging and memory; None: half-overlapping tiles in a quarter of the
-            free memory.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        settings: overlap, mirror averaging and memory; None: half-overlapping tiles, and a fifth of the
+            free main memory for logits.
         keep: annotated voxels that stay as they were painted.
+        reporter: told how it goes (see ``events``); None: nobody.
         stop: asked after every part.
         known: annotation of this volume whose slices a model made by ``densify`` may take notice of; None: ``keep``.
             Its classifier of single voxels is asked where the model was made from this volume: where ``known`` is
@@ -179,6 +188,18 @@ def densify(
     """Learn from the annotated slices of one volume and segment all of it.
 
     A time budget covers both: training ends early enough for the segmentation to fit in.
+
+    Args:
+        annotation: on the volume's grid; it is not changed.
+        recipe: how to train, and for how long: ``preset("quick")`` and the like, or one with parts replaced.
+        options: what to hold out, device, memory, run folder and checkpoint, the model to start from.
+        reporter: told how it goes (see ``events``); None: nobody.
+        stop: asked after every step and part, to end early or to leave with a checkpoint.
+        settings: as for ``segment``.
+        keep_annotation: annotated voxels stay as they were painted; else the network decides them as well.
+
+    Returns:
+        What was found, and the model that found it.
 
     Raises:
         SparseUNetError: one of its kinds, see ``train`` and ``segment``.

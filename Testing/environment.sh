@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the checkout's Python environment (.venv), or bring it up to date.
-# Usage: Testing/environment.sh demo|test     (what pyproject.toml lists under that extra is installed)
+# Usage: Testing/environment.sh demo|test|benchmark     (what pyproject.toml lists under that extra is installed)
 # PYTHON, where set, is the interpreter to make it with.
 set -euo pipefail
 cd "$(dirname "$0")/.."

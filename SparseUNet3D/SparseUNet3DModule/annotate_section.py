@@ -192,8 +192,8 @@ class AnnotateSection:
             return
         try:
             painted = paintedOn(parameters.annotation, parameters.volume)
-        except (SparseUNetError, RuntimeError) as error:  # the latter from Slicer, where it cannot export a segment
-            self.showOverview(SliceOverview(problem=str(error)))
+        except (SparseUNetError, RuntimeError, MemoryError) as error:  # from Slicer, where it cannot export a segment
+            self.showOverview(SliceOverview(problem=str(error) or _("Memory ran out; close other programs.")))
             return
         self._background.start(
             overview, painted, list(parameters.completeSlices), dict(parameters.sliceUse), parameters.scribbles

@@ -10,8 +10,12 @@ from slicer.i18n import tr as _
 
 from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DModule import declared_slices
+from SparseUNet3DModule.results import layOn
 from SparseUNet3DModule.sample_data import loadSample
 from SparseUNet3DModule.volumes import checkChannels
+
+#: Attribute of an annotation that got its name and its grid here.
+_IS_SET_UP = "SparseUNet3D.IsSetUp"
 
 
 class DataSection:
@@ -92,11 +96,14 @@ class DataSection:
         if self._isIgnored():
             return
         parameters = self._panel.parameters
+        isOther = node is not parameters.volume
         declared_slices.keep(parameters)
         parameters.volume = node
         declared_slices.recall(parameters)
         if node is not None and node.GetImageData() is not None:
-            slicer.util.setSliceViewerLayers(background=node)
+            # Along its own slices: in a view that is tilted against them, no single slice can be painted.
+            turn = isOther and slicer.app.layoutManager() is not None
+            slicer.util.setSliceViewerLayers(background=node, fit=turn, rotateToVolumePlane=turn)
 
     def _onChannels(self) -> None:
         if self._isIgnored():
@@ -118,17 +125,18 @@ class DataSection:
     def _onAnnotationAdded(self, node: slicer.vtkMRMLNode) -> None:
         """A new annotation lies on the volume's grid.
 
-        Slicer before 5.11 tells twice of a new node; the user's own name for it comes in between.
+        Slicer before 5.11 tells twice of a new node; the user's own name for it comes in between. The segment editor
+        shows the node by then, and may have taken a grid for it, before it moves with the volume.
         """
-        if node.GetNodeReferenceID(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()):
+        if node.GetAttribute(_IS_SET_UP):
             return
         volume = self._panel.parameters.volume if self._panel.parameters is not None else None
         if volume is None or volume.GetImageData() is None:
             return
         node.SetName(slicer.mrmlScene.GenerateUniqueName(_("{name} annotation").format(name=volume.GetName())))
+        node.SetAttribute(_IS_SET_UP, "1")
         node.CreateDefaultDisplayNodes()
-        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
-        node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+        layOn(volume, node)
 
     def _onSample(self) -> None:
         self._ui.sampleButton.enabled = False

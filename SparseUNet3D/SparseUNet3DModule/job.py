@@ -79,7 +79,7 @@ class Job:
         self._timer.start()
 
     def finishEarly(self) -> None:
-        """Ask to end training now, keep the best so far, and segment with it."""
+        """Ask to end training now, and segment with what was learnt so far."""
         self._ask("finish")
 
     @property
@@ -125,9 +125,13 @@ class Job:
         return self._worker.pids
 
     def wait(self) -> None:
-        """Block until all is done; the window stays alive."""
+        """Block until all is done; the window stays alive, and closing it ends the run."""
+        window = slicer.util.mainWindow()
+        hasWindow = window is not None and window.visible
         while self.state != "ended":
             slicer.app.processEvents()
+            if hasWindow and not window.visible:  # the application quits only when this returns
+                self.endNow()
             time.sleep(0.005)
 
     def _ask(self, kind: str) -> None:

@@ -61,26 +61,31 @@ class ModelSection:
         if not exists:
             return _("The model file '{path}' is gone; load another.").format(path=path)
         if runs.isNotSaved(Path(path)):
-            return _("The latest training's model, not saved yet: in 60 days it is removed.")
+            return _(
+                "The latest training's model, not saved yet: it lies in the temporary folder, which the system may "
+                "empty when the computer is started anew."
+            )
         return path
 
     def load(self, path: str) -> None:
-        """Show the card of a model and use it from now on."""
+        """Show the card of a model and use it from now on; *Continue* goes on from it."""
         scene = self._panel.scene
-        if not self._panel.train.mayInstall():
+        if not self._panel.train.mayGiveUpRun() or not self._panel.train.mayInstall():
             return
         self._ui.loadModelButton.enabled = False
+        self._panel.progress.tellOfInstallation()
         try:
             card = self._panel.logic.modelCard(path)
         except (SparseUNetError, RuntimeError) as error:
-            self._panel.train.showProblem(str(error))
+            self._panel.progress.showProblem(str(error))
             self.update()
             return
         if scene != self._panel.scene:  # it was closed meanwhile
             return
-        self._panel.parameters.modelPath = path
+        self._panel.parameters.modelPath, self._panel.parameters.runFolder = path, ""
         self.update()
         self._ui.modelCard.plainText = card["text"]
+        self._ui.statusLabel.text = _("The model is loaded.")
 
     def save(self, path: str) -> None:
         """Copy the present model to ``path``; a file there is replaced only when all is written."""
@@ -89,7 +94,7 @@ class ModelSection:
             with atomic_path(target) as temporary:
                 shutil.copyfile(self._panel.parameters.modelPath, temporary)
         except SparseUNetError as error:
-            self._panel.train.showProblem(str(error))
+            self._panel.progress.showProblem(str(error))
             return
         self._panel.parameters.modelPath = str(target)
         self._ui.statusLabel.text = _("The model is saved as '{path}'.").format(path=target)
@@ -115,7 +120,7 @@ class ModelSection:
         )
         missing = [f for f in files if not (Path(target) / f"{volume_stem(f)}.seg.nrrd").exists()]
         if files and not missing:
-            self._panel.train.showProblem(
+            self._panel.progress.showProblem(
                 _("All {count} volumes have a segmentation in '{folder}' already; choose another folder, or move them.")
                 .format(count=len(files), folder=target)
             )

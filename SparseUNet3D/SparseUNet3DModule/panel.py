@@ -14,6 +14,7 @@ from SparseUNet3DModule.data_section import DataSection
 from SparseUNet3DModule.job import Job
 from SparseUNet3DModule.model_section import ModelSection
 from SparseUNet3DModule.parameters import SparseUNet3DParameters
+from SparseUNet3DModule.progress_view import ProgressView
 from SparseUNet3DModule.result_section import ResultSection
 from SparseUNet3DModule.tasks import Outcome
 from SparseUNet3DModule.train_section import TrainSection
@@ -30,6 +31,7 @@ class Panel:
         scene: counts the scenes, so that what takes a while can tell whether it is still of the same one.
         isImporting: a scene is being loaded; selectors change by themselves and say nothing of what is wanted.
         isEntered: the module is the one that is open.
+        progress: how a run goes, and what goes wrong in any of the sections.
     """
 
     def __init__(self, widget: Any, ui: Any, logic: Any) -> None:
@@ -39,6 +41,7 @@ class Panel:
         self.isImporting = self.isEntered = False
         self._observer: tuple[Any, int] | None = None
         self.scene, self._isStarting = 0, False
+        self.progress = ProgressView(ui)
         self.data = DataSection(self)
         self.annotate = AnnotateSection(self)
         self.train = TrainSection(self)
@@ -113,7 +116,7 @@ class Panel:
         def event(record: dict[str, Any]) -> None:
             if isForeign():
                 return
-            self.train.showEvent(record)
+            self.progress.showEvent(record)
             if onEvent is not None:
                 onEvent(record)
 
@@ -130,12 +133,12 @@ class Panel:
         self._isStarting = True
         self.train.showStart()
         self.update()
-        slicer.app.processEvents()  # installing PyTorch blocks, and should not look like nothing happened
+        self.progress.tellOfInstallation()
         try:
             job = start(*arguments, wait=False, onEvent=event, onEnd=end, **options)
-        except (SparseUNetError, RuntimeError) as error:
+        except (SparseUNetError, RuntimeError, MemoryError) as error:
             if scene == self.scene:
-                self.train.showProblem(str(error))
+                self.progress.showProblem(str(error) or _("Memory ran out; close other programs."))
             return False
         finally:
             self._isStarting = False

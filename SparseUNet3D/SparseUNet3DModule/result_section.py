@@ -158,7 +158,7 @@ class ResultSection:
         for _fraction in read_raw_nrrd(path, arrays):
             slicer.app.processEvents()
         if arrays[0].shape != volume.GetImageData().GetDimensions()[::-1]:
-            self._panel.train.showProblem(
+            self._panel.progress.showProblem(
                 _("'{name}' was changed since it was segmented; its errors cannot be shown on it.").format(
                     name=volume.GetName()
                 )
@@ -188,7 +188,7 @@ class ResultSection:
         try:
             copyIntoAnnotation(self._panel)
         except SparseUNetError as error:
-            self._panel.train.showProblem(str(error))
+            self._panel.progress.showProblem(str(error))
 
 
 def copyIntoAnnotation(panel: Any) -> None:
@@ -213,7 +213,8 @@ def copyIntoAnnotation(panel: Any) -> None:
         # Slicer would move what is written into a segmentation by the transform twice.
         names = f"'{parameters.annotation.GetName()}' and '{parameters.volume.GetName()}'"
         raise InputError(
-            f"{names} have different parent transforms; give both the same one in the Data module before you copy."
+            f"{names} have different parent transforms; harden both in the Data module before you copy, which leaves "
+            "them where they are."
         )
     painted = paintedOn(parameters.result, parameters.volume)
     numbers = _counterparts(painted, paintedOn(parameters.annotation, parameters.volume))

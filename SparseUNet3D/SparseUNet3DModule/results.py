@@ -42,8 +42,7 @@ def showLabels(
             segment.SetLabelValue(number)
             segment.AddRepresentation(representation, labelmap)
             segmentation.AddSegment(segment, description.id)
-        segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
-        segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        layOn(volumeNode, segmentationNode)
 
 
 def newSegmentation(name: str, volumeNode: slicer.vtkMRMLVolumeNode) -> slicer.vtkMRMLSegmentationNode:
@@ -52,10 +51,16 @@ def newSegmentation(name: str, volumeNode: slicer.vtkMRMLVolumeNode) -> slicer.v
         "vtkMRMLSegmentationNode", slicer.mrmlScene.GenerateUniqueName(name)
     )
     node.CreateDefaultDisplayNodes()
-    node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
-    node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    layOn(volumeNode, node)
     placeBeside(node, volumeNode)
     return node
+
+
+def layOn(volumeNode: slicer.vtkMRMLVolumeNode, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+    """Give a segmentation the volume's transform and its grid."""
+    # The grid last: it is the volume's as seen from where the segmentation lies.
+    segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
 
 
 def volumeOf(segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> slicer.vtkMRMLVolumeNode | None:

@@ -1,4 +1,4 @@
-"""The section "Train and segment": presets, device, start and stop, progress, curve, preview, log."""
+"""The section "Train and segment": presets, device, start and stop, curve, preview."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import slicer
 from slicer.i18n import tr as _
 
 from SparseUNet3DLib.errors import SparseUNetError
-from SparseUNet3DLib.eta import format_duration
 from SparseUNet3DModule import begun, runs
 from SparseUNet3DModule.chart import TrainingChart
 from SparseUNet3DModule.installation import isTorchInstalled, missingPackages
@@ -46,8 +45,6 @@ class TrainSection:
         ui.segmentButton.connect("clicked()", self.onSegment)
         ui.stopButton.connect("clicked()", self.onStop)
         ui.continueButton.connect("clicked()", self.onContinue)
-        ui.copyErrorButton.connect("clicked()", self._onCopyError)
-        ui.errorFrame.visible = False
         # Made here, as forms cannot: there is no plug-in of this class for Qt's form builder.
         self._plotView = slicer.qMRMLPlotView()
         self._plotView.setMRMLScene(slicer.mrmlScene)
@@ -63,10 +60,7 @@ class TrainSection:
         self.updateButtons()
         if parameters is None:
             self.preview.forget()
-            ui.progressBar.setRange(0, 100)
-            ui.progressBar.value = 0
-            ui.statusLabel.text = ""
-            ui.errorFrame.visible = False
+            self._panel.progress.clear()
             return
         self._updating = True
         ui.presetSelector.setCurrentIndex(_PRESETS.index(parameters.preset) if parameters.preset in _PRESETS else 1)
@@ -132,7 +126,7 @@ class TrainSection:
             self._ui.statusLabel.text = _("Leaving; a checkpoint is kept.")
             job.interrupt()
         else:
-            self._ui.statusLabel.text = _("Ending the training; the volume is segmented with the best so far.")
+            self._ui.statusLabel.text = _("Ending the training; the volume is segmented with what was learnt so far.")
             job.finishEarly()
         self.updateButtons()
 
@@ -166,7 +160,7 @@ class TrainSection:
             case = self._panel.logic.makeCase(
                 self._panel.channels(), parameters.annotation, *self._slices(), parameters.scribbles
             )
-        except SparseUNetError:
+        except (SparseUNetError, RuntimeError):  # the latter from Slicer, where it cannot export a segment
             return False
         then = begun.read(Path(parameters.runFolder))
         return then is not None and then.annotation == begun.annotationDigest(case)
@@ -177,6 +171,12 @@ class TrainSection:
         return not missing or self._panel.ask(
             _("{packages} must be installed into Slicer once (PyTorch: 200 MB to 3 GB, several minutes). Install now?")
             .format(packages=_(" and ").join(missing))
+        )
+
+    def mayGiveUpRun(self) -> bool:
+        """Whether there is no stopped run to go on with, or the user leaves it for another model."""
+        return not self._canResume() or self._panel.ask(
+            _("The run that was stopped can still be continued. Give that up, and go on from the other model?")
         )
 
     def _takeEvent(self, event: dict[str, Any]) -> None:
@@ -227,43 +227,14 @@ class TrainSection:
         """Something begins."""
         self._ui.segmentEditorWidget.setActiveEffectByName("")  # it would go on painting in a locked panel
         self._stopPressed = False
-        self._ui.errorFrame.visible = False
-        self._ui.logText.plainText = ""
-        self._ui.progressBar.setRange(0, 0)
-        self._ui.statusLabel.text = _("Starting")
-
-    def showEvent(self, event: dict[str, Any]) -> None:
-        """Show how far the worker is."""
-        ui, kind = self._ui, event["event"]
-        if kind == "phase":
-            self._showFraction(event["fraction"])
-            ui.statusLabel.text = _("{phase}: {percent:.0f} %").format(
-                phase=event["phase"].capitalize(), percent=100 * event["fraction"]
-            )
-        elif kind == "step":
-            self._showFraction(event["fraction"])
-            left = format_duration(event["eta_seconds"]) if event["eta_seconds"] is not None else "?"
-            what = _("Training")
-            if event["networks"] > 1:
-                what = _("Training network {n} of {all}").format(n=event["network"], all=event["networks"])
-            ui.statusLabel.text = _("{what}: step {step}, {left} left, then the volume is segmented").format(
-                what=what, step=event["iteration"], left=left
-            )
-        elif kind == "plan":
-            self._log("\n".join(event["lines"]))
-        elif kind == "warning":
-            self._log(_("Warning: {message}").format(message=event["message"]))
-        elif kind == "log":
-            self._log(event["text"])
+        self._panel.progress.begin()
 
     def showEnd(self, outcome: Outcome) -> None:
         """Show how it ended."""
-        self._ui.progressBar.setRange(0, 100)
-        self._ui.progressBar.value = 0 if outcome.error else 100
         if outcome.error and not outcome.interrupted:
-            self.showProblem(outcome.error)
+            self._panel.progress.showProblem(outcome.error)
         else:
-            self._ui.statusLabel.text = self._howItEnded(outcome)
+            self._panel.progress.end(self._howItEnded(outcome), not outcome.error)
         self._askDevice()  # the first run may have installed PyTorch
 
     def _howItEnded(self, outcome: Outcome) -> str:
@@ -274,26 +245,6 @@ class TrainSection:
         if outcome.interrupted and isLatest and self._canResume():
             return _("Stopped. Press 'Continue' to go on.")
         return outcome.error
-
-    def showProblem(self, message: str) -> None:
-        """Show what went wrong, with a button to copy it."""
-        self._ui.progressBar.setRange(0, 100)
-        self._ui.progressBar.value = 0
-        self._ui.statusLabel.text = ""
-        self._ui.errorLabel.text = message
-        self._ui.errorFrame.visible = True
-        self._log(message)
-
-    def _showFraction(self, fraction: float) -> None:
-        self._ui.progressBar.setRange(0, 100)
-        self._ui.progressBar.value = int(100 * min(1.0, fraction))
-
-    def _log(self, text: str) -> None:
-        self._ui.logText.appendPlainText(text)
-
-    def _onCopyError(self) -> None:
-        text = f"{self._ui.errorLabel.text}\n\n{self._ui.logText.plainText}"
-        slicer.app.clipboard().setText(text)
 
     def _onChoice(self, _value: float) -> None:
         parameters = self._panel.parameters

@@ -54,7 +54,9 @@ class Worker:
         self._process.setProcessEnvironment(environment)
         if folder is not None:
             self._process.setWorkingDirectory(str(folder))
-        self._process.start(pythonExecutable(), ["-m", "SparseUNet3DLib", *arguments, "--progress", "jsonl"])
+        # Nobody would hear of a run that went on without Slicer, if that crashes.
+        options = ["--progress", "jsonl", "--stop-unheard"]
+        self._process.start(pythonExecutable(), ["-m", "SparseUNet3DLib", *arguments, *options])
         self._process.closeWriteChannel()
         if self._process.processId() > 0:
             self._pids.add(int(self._process.processId()))

@@ -1,7 +1,7 @@
 """The command line, ``sparse-unet3d`` or ``python -m SparseUNet3DLib``.
 
 Exit codes: 0 done; 1 unexpected error; 2 usage; 3 input; 4 missing package; 5 memory; 6 divergence;
-7 output; 130 interrupted (a checkpoint is kept).
+7 output; 130 interrupted (densify, train and experiment keep a checkpoint).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import textwrap
 from typing import Any
@@ -26,7 +27,13 @@ class ProblemsOnly:
 
 def make_reporter(args: argparse.Namespace) -> Reporter:
     """Who is told about progress, by --progress."""
-    return {"terminal": TerminalReporter, "jsonl": JsonLinesReporter, "none": ProblemsOnly}[args.progress]()
+    if args.progress == "jsonl":
+        return JsonLinesReporter(on_lost=_stop if args.stop_unheard else None)
+    return {"terminal": TerminalReporter, "none": ProblemsOnly}[args.progress]()
+
+
+def _stop() -> None:
+    signal.raise_signal(signal.SIGTERM)
 
 
 def say(args: argparse.Namespace, text: str) -> None:

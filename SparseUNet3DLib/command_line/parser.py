@@ -22,8 +22,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sparse-unet3d",
         description="Segment whole volumes from a few annotated slices with a 3D U-Net (Çiçek et al., MICCAI 2016).",
-        epilog="Exit codes: 0 done, 2 usage, 3 input, 4 missing package, 5 memory, 6 divergence, 7 output, "
-        "130 interrupted (a checkpoint is kept). @FILE stands for the arguments in FILE, one per line.",
+        epilog="Exit codes: 0 done, 1 unexpected error, 2 usage, 3 input, 4 missing package, 5 memory, 6 divergence, "
+        "7 output, 130 interrupted (densify, train and experiment keep a checkpoint). @FILE stands for the arguments "
+        "in FILE, one per line.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {SparseUNet3DLib.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -136,9 +137,9 @@ def _add_experiment(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("dataset", type=Path, help="TOML file that names volumes, segmentations and slices")
     parser.add_argument("--output", "-o", type=Path, help=(
         "folder for table, segmentations and pictures; what it has of the table already is not repeated "
-        "(default: the data set's name with '-tables' added)"))
+        "(default: the file's name without .toml, with '-tables' added)"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--no-pictures", action="store_true", help="make only the table")
+    parser.add_argument("--no-pictures", action="store_true", help="draw no pictures: only table and segmentations")
     _add_progress_option(parser)
 
 
@@ -165,12 +166,12 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     held_out.add_argument("--hold-out", type=int, metavar="N", help="slices per volume held out for validation")
     held_out.add_argument("--held-out", action="append", metavar="SLICES", help="these slices, for example z:10,20")
     group.add_argument("--plan", action="append", default=[], metavar="KEY=VALUE", help=(
-        "override the plan: patch_size=32x96x96, batch_size=1, widths=16,32,64, strides=1x2x2,2x2x2 or "
-        "spacing=3x0.7x0.7 (mm; all z x y x x)"))
+        "override the plan: patch_size=32x96x96, batch_size=1, widths=16,32,64, strides=1x2x2,2x2x2 "
+        "(kernels are 3x3x3 then) or spacing=3x0.7x0.7 (mm; all z x y x x)"))
     group.add_argument("--precision", choices=("auto", "float32"), help="number format of the network")
     group.add_argument("--seed", type=int, help="of all random numbers (default: 0)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    group.add_argument("--memory", type=float, metavar="GIB", help="memory that training may use")
+    group.add_argument("--memory", type=float, metavar="GIB", help="memory that the run may use")
     group.add_argument("--run-folder", type=Path, help=(
         "where the checkpoint is kept (default: beside the output, removed when done). A file named 'stop' put "
         "there ends the run with a checkpoint; with the content 'finish' it ends training early but well"))
@@ -205,6 +206,10 @@ def _add_progress_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", choices=("terminal", "jsonl", "none"), default="terminal",
         help="terminal: for a person (default); jsonl: a JSON object per line on standard output; none: problems only",
+    )
+    parser.add_argument(
+        "--stop-unheard", action="store_true",
+        help="with jsonl: stop as by SIGTERM once nobody reads standard output any more",
     )
 
 

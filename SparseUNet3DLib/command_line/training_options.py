@@ -26,13 +26,11 @@ def make_run_options(args: argparse.Namespace, folder: Path | None) -> RunOption
     """
     if args.hold_out is not None and args.hold_out < 0:
         raise UsageError(f"--hold-out must be 0 or more, not {args.hold_out}.")
-    if args.memory is not None and not 0 < args.memory < math.inf:
-        raise UsageError(f"--memory must be above 0 GiB and finite, not {args.memory:g}.")
     return RunOptions(
         device=args.device,
         hold_out=args.hold_out,
         plan=parse_overrides(args.plan),
-        memory=int(args.memory * 2**30) if args.memory else None,
+        memory=_memory_limit(args),
         folder=folder,
         resume=args.resume,
         start_from=load_model(args.start_from) if args.start_from else None,
@@ -44,9 +42,18 @@ def inference_settings(args: argparse.Namespace) -> InferenceSettings:
     """How tiles are laid.
 
     Raises:
-        UsageError: an overlap outside 0..0.9 or unknown axes.
+        UsageError: an overlap outside 0..0.9, unknown axes, or no memory.
     """
     if not 0 <= args.overlap <= 0.9:
         raise UsageError(f"--overlap must be between 0 and 0.9, not {args.overlap:g}.")
-    memory = int(LOGITS_SHARE * available_memory(torch.device("cpu")))
+    memory = available_memory(torch.device("cpu"))
+    memory = int(LOGITS_SHARE * min(memory, _memory_limit(args) or memory))
     return InferenceSettings(args.overlap, axes(args.average_mirrored, "--average-mirrored"), memory)
+
+
+def _memory_limit(args: argparse.Namespace) -> int | None:
+    """Bytes that the run may use, where it is said; ``segment`` has no such option."""
+    limit = getattr(args, "memory", None)
+    if limit is not None and not 0 < limit < math.inf:
+        raise UsageError(f"--memory must be above 0 GiB and finite, not {limit:g}.")
+    return None if limit is None else int(limit * 2**30)

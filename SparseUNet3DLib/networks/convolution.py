@@ -19,7 +19,7 @@ class Conv3d(nn.Conv3d):
 
     A CPU computes in float32 where an axis is shorter than the kernel: there oneDNN's bfloat16 kernels read memory
     that nobody wrote. For two slices and a 3-wide kernel the gradient of the weights is garbage, for one slice and
-    one channel the output is (seen with torch 2.13). So few voxels cost next to nothing in float32.
+    one channel the output is (seen with torch 2.13).
 
     A GPU is given a multiple of eight channels: with one to three, as images have them, cuDNN leaves the matrix units
     alone. An image's neighbours along x become channels first, so that few of the eight are zero.

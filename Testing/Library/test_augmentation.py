@@ -200,6 +200,23 @@ def test_flat_patches_stay_on_their_slice(rotation: float, scaling: float):
     assert complete > 20
 
 
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("slices, least", [(1, 0.95), (2, 0.9), (4, 0.8)])
+def test_a_thin_volumes_annotation_stays_in_its_patches(axis: int, slices: int, least: float):
+    """The deformation is as strong as in others, but not across the few slices: there it would carry most out."""
+    shape, patch = [60, 60, 60], [32, 32, 32]
+    shape[axis] = patch[axis] = slices
+    plan = make_plan_of(tuple(patch))
+    recipe = AugmentationRecipe(rotation=0.0, scaling=0.0, gray_slope=1.0)
+    sampler = make_sampler([make_case(np.zeros(shape, np.float32))], plan, recipe)
+    known = [float((draw(sampler, generator(seed))[1] != UNANNOTATED).float().mean()) for seed in range(20)]
+    assert np.mean(known) > least
+    displacements = draw_transforms(recipe, plan, 20, generator()).displacements
+    along = displacements.std(dim=(0, 2, 3, 4))
+    assert along[axis] == pytest.approx((slices - 1) / 4, rel=0.1)
+    assert along[[a for a in range(3) if a != axis]].tolist() == pytest.approx([31 / 4] * 2, rel=0.1)
+
+
 def test_the_papers_2d_peer_stays_on_its_slice():
     annotated = np.zeros((3, 130, 130), bool)
     annotated[1] = True

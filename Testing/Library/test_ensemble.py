@@ -21,6 +21,7 @@ from tiny_training import (
 )
 from volumes_for_tests import CPU
 
+from SparseUNet3DLib import training
 from SparseUNet3DLib.cases import Case, make_folds
 from SparseUNet3DLib.checkpoint import FILE_NAME, networks_begun
 from SparseUNet3DLib.errors import Interrupted
@@ -112,6 +113,19 @@ def test_a_network_that_is_left_out_is_not_scored(steps: int, scored: list[int])
     ]
     run_training(replace(task, folds=folds))
     assert calls == scored
+
+
+def test_a_network_that_came_to_a_plateau_early_is_kept(monkeypatch):
+    """It was not cut short, however few its steps are beside the others'."""
+    monkeypatch.setattr(training, "_FIRST_VALIDATION_SECONDS", 0.0)
+    monkeypatch.setattr(training, "_SIDE_TASK_SHARE", 1e9)
+    better = iter(np.linspace(0.1, 0.9, 1000))
+    task = task_of_three(recipe=tiny_recipe(iterations=60, patience=0.25))
+    scores = [lambda *_: {"a": next(better)}, lambda *_: {"a": next(better)}, lambda *_: {"a": 0.5}]
+    folds = [replace(f, validate=score) for f, score in zip(task.folds, scores, strict=True)]
+    result = run_training(replace(task, folds=folds))
+    assert 40 < result.iterations < 50
+    assert result.plan.members == 3
 
 
 def test_the_held_out_iou_is_the_mean_of_what_each_network_makes_of_its_own_slices():

@@ -58,7 +58,7 @@ def test_evaluate_on_planes_and_on_everything(folder: Path, capsys: pytest.Captu
     arguments = ("evaluate", "truth.seg.nrrd", "--truth", "truth.seg.nrrd")
     assert call(*arguments, "--planes", "z:10,11", "x:4") == 0
     voxels = 2 * 32 * 32 + 24 * 32 - 2 * 32
-    assert f"held-out planes ({voxels} voxels)" in capsys.readouterr().out
+    assert f"held-out slices ({voxels} voxels)" in capsys.readouterr().out
     assert call(*arguments, "--progress", "jsonl") == 0
     _started, done = map(json.loads, capsys.readouterr().out.splitlines())
     assert (done["outputs"], done["scores"]["mean_iou"], done["scores"]["voxels"]) == ({}, 1.0, LABELS.size)

@@ -145,6 +145,17 @@ def test_a_closed_stream_does_not_stop_the_task():
     assert stream.closed
 
 
+def test_a_lost_listener_is_told_of_once():
+    stream, lost = io.BytesIO(), []
+    reporter = JsonLinesReporter(stream, lambda: lost.append(True))
+    reporter.emit("warning", message="heard")
+    assert not lost
+    stream.close()
+    for _ in range(3):
+        reporter.emit("warning", message="lost")
+    assert lost == [True]
+
+
 # -- EventDecoder -----------------------------------------------------------------------------------------
 
 EVENTS = [

@@ -99,7 +99,7 @@ def test_every_type_of_voxel_gives_the_same_segmentation(dtype):
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (1.0, 0.4, 3.0)])
-@pytest.mark.parametrize("memory", [50_000, 1_000_000, 10_000_000])
+@pytest.mark.parametrize("memory", [700_000, 1_400_000, 10_000_000])
 def test_blocks_keep_to_the_memory_and_make_up_the_volume(spacing, memory):
     shape = (40, 50, 60)
     p = Predictor(
@@ -139,10 +139,14 @@ def test_no_tile_is_computed_twice_where_only_the_volumes_own_grid_is_large(monk
         assert np.mean(one != other) < 1e-3  # where two classes are equally likely, rounding decides
 
 
-def test_one_voxel_at_a_time_when_there_is_hardly_any_memory():
-    p = predictor(tiny_plan(), (2, 3, 2), memory=1)
-    assert [b.size for b in p._blocks()] == [(1, 1, 1)] * 12
-    torch.testing.assert_close(all_logits(p), all_logits(predictor(tiny_plan(), (2, 3, 2))), atol=1e-5, rtol=0)
+def test_blocks_do_not_become_smaller_than_a_tile_when_there_is_hardly_any_memory():
+    """Each voxel by itself would compute its tiles anew: endless, and it would save nothing."""
+    shape, plan = (40, 30, 33), tiny_plan()
+    p = predictor(plan, shape, memory=0)
+    sizes = [math.prod(b.size) for b in p._blocks()]
+    assert sum(sizes) == math.prod(shape)
+    assert math.prod(plan.patch_size) / 2 < max(sizes) <= math.prod(plan.patch_size)
+    torch.testing.assert_close(all_logits(p), all_logits(predictor(plan, shape)), atol=1e-5, rtol=0)
 
 
 @in_fresh_process

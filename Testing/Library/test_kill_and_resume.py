@@ -104,6 +104,20 @@ def test_killed_again_and_again(folder: Path, uninterrupted: Path, capsys: pytes
     assert not RUN_FOLDER.exists()
 
 
+def test_a_run_that_nobody_hears_any_more_stops_if_it_shall(folder: Path, uninterrupted: Path):
+    """Slicer has crashed, say; without being told so it goes on."""
+    with start(*DENSIFY, "--stop-unheard", cwd=folder, code=OFTEN) as process:
+        wait_for(process, "step", 5)
+        process.stdout.close()
+        assert process.wait(60) == 130
+        assert b"Traceback" not in process.stderr.read()
+    assert not Path("m.safetensors").exists()
+    code, out, err = run(*DENSIFY, "--resume", cwd=folder)
+    assert code == 0, err
+    assert 5 < iterations_of(out)[0] <= ITERATIONS
+    require_same_result(folder, uninterrupted)
+
+
 #: Kills itself in the middle of writing the third checkpoint.
 KILLED_WHILE_WRITING = f"""{OFTEN}
 import os, signal

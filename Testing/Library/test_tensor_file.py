@@ -5,6 +5,7 @@ import os
 import pickle
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +38,15 @@ def test_tensors_in_another_memory_layout_come_back_equal(tmp_path):
     _, tensors = read_tensor_file(tmp_path / "m.safetensors", "model")
     assert torch.equal(tensors["w"], weight)
     assert tensors["t"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has mapped")
+def test_what_was_read_does_not_hold_the_file(tmp_path):
+    """Windows refuses to replace a file that is mapped: a resumed run could not write its next checkpoint."""
+    path = write(tmp_path / "checkpoint.safetensors")
+    _, tensors = read_tensor_file(path, "model")
+    assert path.name not in Path("/proc/self/maps").read_text()
+    assert torch.equal(tensors["a"], TENSORS["a"])
 
 
 def test_only_the_header_can_be_read(tmp_path):

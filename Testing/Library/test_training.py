@@ -24,6 +24,7 @@ from SparseUNet3DLib.errors import Interrupted, MemoryLimitError, OutputError
 from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation
+from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.training import run_training
 
 GRAY = (ChannelNormalisation("channel0"),)
@@ -153,6 +154,25 @@ def test_finish_gives_the_result_so_far(tmp_path):
     assert result.iterations == 4
     assert result.held_out_iou == {"a": 0.5}
     assert (tmp_path / FILE_NAME).exists()
+
+
+def test_a_run_that_is_stopped_while_it_is_scored_goes_on_from_there(tmp_path):
+    """The score at the end may take minutes."""
+    stop = StopRequest()
+
+    def score(network, plan, precision, progress):
+        stop.request("interrupt")
+        progress(0.5)
+        raise AssertionError("it went on")
+
+    task = tiny_task(tmp_path, recipe=tiny_recipe(iterations=6))
+    stopped = replace(task, stop=stop, folds=[replace(task.folds[0], validate=score)])
+    with pytest.raises(Interrupted, match="after 6 iterations; the checkpoint is in"):
+        run_training(stopped)
+    scored = replace(task, folds=[replace(task.folds[0], validate=lambda *_: {"a": 0.5})])
+    again = run_training(scored, resume=True)
+    assert again.held_out_iou == {"a": 0.5}
+    assert same_weights(again.weights, run_training(replace(task, folder=None)).weights)
 
 
 def test_a_plateau_is_still_one_when_the_run_is_resumed(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import torch
 from tiny_training import CPU, held_out_task, tiny_annotation, tiny_plan, tiny_recipe, tiny_volume
 
 from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.errors import Interrupted
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.normalisation import ChannelNormalisation
@@ -44,6 +45,21 @@ def test_the_score_on_held_out_planes_is_the_iou_of_the_prediction_there(batch_n
     assert last["iteration"] == 40
     assert last["iou"] == result.held_out_iou
     assert last["mean_iou"] == pytest.approx(np.mean(list(result.held_out_iou.values())))
+
+
+def test_scoring_tells_of_each_part_and_can_be_left_meanwhile():
+    """Slices of a large volume take minutes."""
+    _, cases = held_out_task()
+    plan = tiny_plan(patch_size=(8, 8, 8))
+    validation, told = HeldOutValidation(cases, [None], GRAY, CPU), []
+    validation(build_network(plan), plan, torch.float32, told.append)
+    assert len(told) > 4 and max(told) == 1.0
+
+    def leave(fraction: float) -> None:
+        raise Interrupted(f"left at {fraction}")
+
+    with pytest.raises(Interrupted, match="left at 0"):
+        validation(build_network(plan), plan, torch.float32, leave)
 
 
 def test_a_segment_that_is_nowhere_has_no_score():

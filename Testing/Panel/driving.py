@@ -53,12 +53,18 @@ def addAnnotation(volume: Any, planes: tuple[int, ...] = PAINTED, names: tuple[s
     """A segmentation node in which the structures are painted on axial slices."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "painted")
     node.CreateDefaultDisplayNodes()
-    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     for number, name in enumerate(names, start=1):
         identifier = node.GetSegmentation().AddEmptySegment("", name)
         paint(node, identifier, volume, number, planes)
     return node
+
+
+def gridOf(annotation: Any) -> str:
+    """The grid on which an annotation is painted, as Slicer writes it."""
+    parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    return annotation.GetSegmentation().GetConversionParameter(parameter)
 
 
 def paint(annotation: Any, identifier: str, volume: Any, number: int, planes: tuple[int, ...]) -> None:

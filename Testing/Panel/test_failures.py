@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,6 +83,75 @@ def test_a_worker_that_does_not_listen_is_ended(panel, ready, drive, monkeypatch
     assert drive(lambda: not panel.isBusy, 30)
     assert drive(lambda: not any(map(isAlive, pids)), 10)
     assert panel.ui.errorFrame.isHidden()  # it was asked for
+
+
+def test_a_loaded_model_takes_the_place_of_a_stopped_run(panel, ready, drive, dialogs, tmp_path, train):
+    folder = startTraining(panel, drive)
+    assert drive(lambda: hasCheckpoint(folder), 60)
+    panel.ui.stopButton.click()
+    panel.ui.stopButton.click()
+    assert drive(lambda: not panel.isBusy, 30)
+    assert panel.ui.statusLabel.text == "Stopped. Press 'Continue' to go on."
+    panel.parameters.runFolder, stopped = "", panel.parameters.runFolder
+    train()
+    panel.model.save(str(tmp_path / "other"))
+    other, panel.parameters.runFolder = panel.parameters.modelPath, stopped
+    panel.parameters.modelPath = ""
+    dialogs.answer("yesNo", False)
+    panel.model.load(other)
+    assert "can still be continued" in dialogs.texts("yesNo")[-1]
+    assert (panel.parameters.modelPath, panel.parameters.runFolder) == ("", stopped)
+    dialogs.answer("yesNo", True)
+    panel.model.load(other)
+    assert (panel.parameters.modelPath, panel.parameters.runFolder) == (other, "")
+    assert panel.ui.statusLabel.text == "The model is loaded."
+    train(panel.ui.continueButton)
+    assert panel.logic.modelCard(panel.parameters.modelPath)["header"]["record"]["started_from"]
+
+
+def test_closing_the_window_ends_what_the_console_waits_for(panel, ready, stand_in):
+    import qt
+
+    window, asked = slicer.util.mainWindow(), panel.parameters
+    qt.QTimer.singleShot(1500, window.hide)
+    try:
+        with pytest.raises(RuntimeError, match="Stopped"):
+            panel.logic.densify(asked.volume, asked.annotation, minutes=30.0)
+    finally:
+        window.show()
+
+
+def test_problems_are_scrolled_to(stand_in, drive):
+    """A model is loaded at the panel's end, and errors are shown further up."""
+    import ctk
+    import qt
+    from SparseUNet3DModule.progress_view import ProgressView
+
+    names = ("progressBar", "statusLabel", "errorFrame", "errorLabel", "logText", "copyErrorButton")
+    kinds = (qt.QProgressBar, qt.QLabel, qt.QFrame, qt.QLabel, qt.QPlainTextEdit, qt.QPushButton)
+    section, content, area, below = ctk.ctkCollapsibleButton(), qt.QWidget(), qt.QScrollArea(), qt.QLabel()
+    ui = SimpleNamespace(trainSection=section, **{n: kind() for n, kind in zip(names, kinds, strict=True)})
+    inSection, inContent = qt.QVBoxLayout(section), qt.QVBoxLayout(content)
+    for name in names:
+        inSection.addWidget(getattr(ui, name))
+    ui.errorFrame.setMinimumHeight(50)
+    below.setMinimumHeight(3000)
+    inContent.addWidget(section)
+    inContent.addWidget(below)
+    area.setWidget(content)
+    area.widgetResizable = True
+    area.resize(300, 300)
+    area.show()
+    view = ProgressView(ui)
+    section.collapsed = True
+    for show in (view.begin, lambda: view.showProblem("It cannot be read.")):
+        stand_in.process_events()
+        area.ensureVisible(0, 2900)
+        assert content.y < -2000
+        show()
+        assert drive(lambda: -500 < content.y <= 0, 5)
+    assert ui.errorLabel.text == "It cannot be read." and not section.collapsed
+    area.hide()
 
 
 def test_the_volume_is_deleted_meanwhile(panel, ready, drive):

@@ -8,7 +8,7 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (there is none for this Python)")
 
 import vtk
-from driving import PAINTED, SHAPE, addAnnotation, addVolume, denseLabels, labelsOf, nodeNames, translation
+from driving import PAINTED, SHAPE, addAnnotation, addVolume, denseLabels, gridOf, labelsOf, nodeNames, translation
 from SparseUNet3DModule.painted import paintedOn
 from SparseUNet3DModule.results import newConfidence, newSegmentation, showLabels
 from SparseUNet3DModule.volumes import checkChannels, geometryOf
@@ -31,6 +31,30 @@ def test_the_grid_is_that_of_the_saved_file(panel, direction, tmp_path):
     volume = addVolume(direction=direction)
     slicer.util.saveNode(volume, str(tmp_path / "v.nrrd"))
     assert geometryOf(volume).same_grid(read_volume(tmp_path / "v.nrrd").geometry)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+def test_a_volume_that_is_chosen_is_seen_along_its_own_slices(panel, direction):
+    """In a tilted view no single slice can be painted."""
+    upright, chosen = addVolume("upright"), addVolume("chosen", direction=direction)
+    for volume in (upright, chosen, upright):
+        panel.ui.volumeSelector.setCurrentNode(volume)
+        matrix = vtk.vtkMatrix4x4()
+        volume.GetIJKToRASMatrix(matrix)
+        axes = slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]
+        views = slicer.util.getNodesByClass("vtkMRMLSliceNode")
+        assert len(views) == 3
+        for view in views:
+            normal = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())[:3, 2]
+            assert np.abs(normal @ (axes / np.linalg.norm(axes, axis=0))).max() == pytest.approx(1.0)
+
+
+def test_what_is_made_for_a_moved_volume_has_its_own_grid_and_moves_with_it(panel):
+    volume = addVolume()
+    ownGrid = gridOf(panel.logic.createAnnotation(volume))
+    volume.SetAndObserveTransformNodeID(translation(30.0, 0.0, 1.5).GetID())
+    for node in (panel.logic.createAnnotation(volume), newSegmentation("result", volume)):
+        assert gridOf(node) == ownGrid and node.GetTransformNodeID() == volume.GetTransformNodeID()
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)

@@ -10,7 +10,20 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (there is none for this Python)")
 
-from driving import NAMES, PAINTED, SHAPE, addAnnotation, addVolume, denseLabels, iou, labelsOf, nodeNames, paint
+from driving import (
+    NAMES,
+    PAINTED,
+    SHAPE,
+    addAnnotation,
+    addVolume,
+    denseLabels,
+    gridOf,
+    iou,
+    labelsOf,
+    nodeNames,
+    paint,
+    translation,
+)
 from SparseUNet3DModule.slices import HELD_OUT, IGNORE, TRAIN
 
 
@@ -31,8 +44,13 @@ def test_an_empty_scene_says_what_to_do(panel):
     assert ui.errorFrame.isHidden()
 
 
-def test_a_new_annotation_lies_on_the_volume(panel):
+@pytest.mark.parametrize("isMoved", [False, True])
+def test_a_new_annotation_lies_on_the_volume(panel, isMoved):
+    """And moves with it: its grid is the volume's own."""
     volume = addVolume("CT")
+    ownGrid = gridOf(addAnnotation(volume, planes=()))
+    if isMoved:
+        volume.SetAndObserveTransformNodeID(translation(30.0, 0.0, 1.5).GetID())
     panel.ui.volumeSelector.setCurrentNode(volume)
     assert panel.parameters.volume is volume
     node = panel.ui.annotationSelector.addNode()
@@ -40,6 +58,7 @@ def test_a_new_annotation_lies_on_the_volume(panel):
     assert node.GetName() == "CT annotation"
     role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
     assert node.GetNodeReference(role) is volume
+    assert node.GetTransformNodeID() == volume.GetTransformNodeID() and gridOf(node) == ownGrid
     assert panel.ui.segmentEditorWidget.segmentationNode() is node
     assert panel.ui.segmentEditorWidget.sourceVolumeNode() is volume
 
@@ -395,8 +414,10 @@ def test_a_model_is_saved_loaded_and_applied(panel, ready, train, drive, tmp_pat
 
 def test_a_broken_model_is_refused_in_a_sentence(panel, ready, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense" * 20)
+    panel.ui.trainSection.collapsed = True
     panel.model.load(str(tmp_path / "bad.safetensors"))
     assert "bad.safetensors" in panel.ui.errorLabel.text and not panel.ui.errorFrame.isHidden()
+    assert not panel.ui.trainSection.collapsed  # where it is shown
     assert panel.parameters.modelPath == ""
 
 

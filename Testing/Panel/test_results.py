@@ -167,6 +167,11 @@ def test_a_copied_result_lies_where_the_result_lies(panel, drive, dialogs, moved
     if refused:
         assert "have different parent transforms" in panel.ui.errorLabel.text
     np.testing.assert_array_equal(labelsOf(annotation, volume), before if refused else labels)
+    for node in (volume, annotation):  # as the message says
+        node.HardenTransform()
+    assert drive(lambda: panel.annotate.isUpToDate and panel.ui.copyButton.enabled)
+    panel.ui.copyButton.click()
+    np.testing.assert_array_equal(labelsOf(annotation, volume), labels)
 
 
 def test_surfaces_are_no_painting(panel, ready, drive, dialogs):

@@ -136,6 +136,10 @@ class qMRMLSegmentEditorWidget(SegmentEditorPanel):
             raise RuntimeError("SetSourceVolumeNode: need to set segment editor and segmentation nodes first")
         self._source = node
         self._node.SetAndObserveSourceVolumeNode(node)
+        role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+        if node is not None and self._segmentation.GetNodeReference(role) is None:
+            # To know whether the views are tilted against the segmentation, Slicer's editor asks for its grid.
+            self._segmentation.SetReferenceImageGeometryParameterFromVolumeNode(node)
         self.source_box.setCurrentNode(node)
         self.sourceVolumeNodeChanged.emit(node)
         self.masterVolumeNodeChanged.emit(node)
