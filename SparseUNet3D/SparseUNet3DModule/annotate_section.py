@@ -14,6 +14,7 @@ from SparseUNet3DModule.background import Background
 from SparseUNet3DModule.painted import paintedOn
 from SparseUNet3DModule.slices import HELD_OUT, IGNORE, TRAIN, USES, SliceOverview, overview
 from SparseUNet3DModule.view_row import ViewRow
+from SparseUNet3DModule.volumes import ijkToWorld
 
 _EFFECTS = ("Paint", "Draw", "Erase", "Level tracing", "Scissors", "Islands", "Smoothing", "Threshold")
 _EDITOR_TAG = "SparseUNet3D"
@@ -196,7 +197,8 @@ class AnnotateSection:
             self.showOverview(SliceOverview(problem=str(error) or _("Memory ran out; close other programs.")))
             return
         self._background.start(
-            overview, painted, list(parameters.completeSlices), dict(parameters.sliceUse), parameters.scribbles
+            overview, painted, list(parameters.completeSlices), dict(parameters.sliceUse), parameters.scribbles,
+            ijkToWorld(parameters.volume),
         )
         self._timer.start(_POLL_MS)
 

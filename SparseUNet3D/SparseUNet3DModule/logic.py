@@ -19,7 +19,7 @@ from SparseUNet3DModule.painted import paintedOn
 from SparseUNet3DModule.parameters import SparseUNet3DParameters
 from SparseUNet3DModule.results import newSegmentation
 from SparseUNet3DModule.slices import SliceOverview, overview
-from SparseUNet3DModule.volumes import checkChannels
+from SparseUNet3DModule.volumes import checkChannels, ijkToWorld
 
 VolumeNode = slicer.vtkMRMLScalarVolumeNode
 SegmentationNode = slicer.vtkMRMLSegmentationNode
@@ -52,7 +52,7 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
 
     def annotatedSlices(self, volumeNode: VolumeNode, annotationNode: SegmentationNode) -> SliceOverview:
         """The slices that are found to be annotated, what is on them, and what is missing, if anything is."""
-        return overview(paintedOn(annotationNode, volumeNode), [], {})
+        return overview(paintedOn(annotationNode, volumeNode), [], {}, toWorld=ijkToWorld(volumeNode))
 
     def densify(
         self,

@@ -10,6 +10,7 @@ import vtk
 
 from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DModule.volumes import ijkToWorld
 
 #: Share of a voxel by which a view may be tilted across the volume and still count as showing one slice.
 _TILT = 0.5
@@ -63,7 +64,7 @@ def planeShown(sliceNode: slicer.vtkMRMLSliceNode, volumeNode: slicer.vtkMRMLVol
     Raises:
         InputError: the view is tilted against the volume's slices, or shows none of them.
     """
-    toIjk = np.linalg.inv(_ijkToWorld(volumeNode)) @ slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())
+    toIjk = np.linalg.inv(ijkToWorld(volumeNode)) @ slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())
     shape = volumeNode.GetImageData().GetDimensions()
     normal = np.cross(toIjk[:3, 0], toIjk[:3, 1])
     normal /= np.linalg.norm(normal)
@@ -86,7 +87,7 @@ def goTo(plane: Plane, volumeNode: slicer.vtkMRMLVolumeNode) -> None:
     column, shape = 2 - plane.axis, volumeNode.GetImageData().GetDimensions()
     middle = [(n - 1) / 2 for n in shape]
     middle[column] = plane.index
-    matrix = _ijkToWorld(volumeNode)
+    matrix = ijkToWorld(volumeNode)
     target = (matrix @ [*middle, 1.0])[:3]
     others = [c for c in range(3) if c != column]
     normal = np.cross(matrix[:3, others[0]], matrix[:3, others[1]])
@@ -99,15 +100,3 @@ def goTo(plane: Plane, volumeNode: slicer.vtkMRMLVolumeNode) -> None:
     for alignment, node in alignments:
         if alignment > best - 0.01:
             node.JumpSliceByOffsetting(*target)
-
-
-def _ijkToWorld(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
-    """4x4 matrix from voxel (i, j, k, 1) to world (R, A, S, 1); a warping parent transform is left out."""
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(matrix)
-    parent = volumeNode.GetParentTransformNode()
-    if parent is not None and parent.IsTransformToWorldLinear():
-        toWorld = vtk.vtkMatrix4x4()
-        parent.GetMatrixTransformToWorld(toWorld)
-        vtk.vtkMatrix4x4.Multiply4x4(toWorld, matrix, matrix)
-    return slicer.util.arrayFromVTKMatrix(matrix)

@@ -10,13 +10,13 @@ import numpy as np
 from SparseUNet3DLib.annotation import from_planes, from_scribbles
 from SparseUNet3DLib.annotation_share import share_annotated
 from SparseUNet3DLib.errors import SparseUNetError
-from SparseUNet3DLib.geometry import AXIS_NAMES, Geometry
+from SparseUNet3DLib.geometry import AXIS_NAMES
 from SparseUNet3DLib.plane_detection import Plane, detect_planes
 from SparseUNet3DLib.segments import Segmentation
 
 TRAIN, HELD_OUT, IGNORE = "train", "held out", "ignore"
 USES = (TRAIN, HELD_OUT, IGNORE)
-#: Anatomical name of slices by the axis (L, P, S) that is most nearly across them.
+#: Anatomical name of slices by the axis (R, A, S) that is most nearly across them.
 _ORIENTATIONS = ("sagittal", "coronal", "axial")
 
 
@@ -67,21 +67,33 @@ def parsePlane(text: str) -> Plane:
 
 
 def overview(
-    painted: Segmentation, complete: Sequence[str], uses: dict[str, str], scribbles: bool = False
+    painted: Segmentation,
+    complete: Sequence[str],
+    uses: dict[str, str],
+    scribbles: bool = False,
+    toWorld: np.ndarray | None = None,
 ) -> SliceOverview:
-    """What is annotated in ``painted``. Takes a while on large volumes; touches no node."""
+    """What is annotated in ``painted``. Takes a while on large volumes; touches no node.
+
+    ``toWorld`` (4x4) takes voxels (i, j, k, 1) to where they are seen, in RAS; None: as the geometry of ``painted``
+    does.
+    """
     if not painted.segments:
         return SliceOverview(problem="There is no segment yet; add one and paint it on a few slices.")
     declared = {plane for plane in map(parsePlane, complete) if plane.index < painted.labels.shape[plane.axis]}
     found = set() if scribbles else set(detect_planes(painted.labels > 0, declared).planes)
-    rows = tuple(_row(plane, painted, uses, plane in declared) for plane in sorted(found))
+    if toWorld is None:
+        toWorld = np.diag([-1.0, -1.0, 1.0, 1.0]) @ painted.geometry.index_to_physical()
+    rows = tuple(_row(plane, painted, uses, plane in declared, toWorld) for plane in sorted(found))
     return SliceOverview(rows, *_sharesAndProblem(painted, rows, scribbles))
 
 
-def _row(plane: Plane, painted: Segmentation, uses: dict[str, str], declared: bool) -> SliceRow:
+def _row(
+    plane: Plane, painted: Segmentation, uses: dict[str, str], declared: bool, toWorld: np.ndarray
+) -> SliceRow:
     values = np.unique(painted.labels[plane.voxels])
     names = tuple(painted.segments[value - 1].name for value in values if value)
-    orientation, position = describePlane(plane, painted.geometry)
+    orientation, position = describePlane(plane, toWorld)
     return SliceRow(plane, orientation, position, names, uses.get(str(plane), TRAIN), declared)
 
 
@@ -107,12 +119,10 @@ def _sharesAndProblem(
     return shares, ""
 
 
-def describePlane(plane: Plane, geometry: Geometry) -> tuple[str, float]:
+def describePlane(plane: Plane, toWorld: np.ndarray) -> tuple[str, float]:
     """Anatomical orientation of a plane, and its position along that direction in mm (RAS)."""
     column = 2 - plane.axis
-    normal = np.reshape(geometry.direction, (3, 3))[:, column]
-    main = int(np.argmax(np.abs(normal)))
+    main = int(np.argmax(np.abs(toWorld[:3, column])))
     first = [0, 0, 0]
     first[column] = plane.index
-    position = (geometry.index_to_physical() @ [*first, 1.0])[main]
-    return _ORIENTATIONS[main], float(position if main == 2 else -position)
+    return _ORIENTATIONS[main], float((toWorld @ [*first, 1.0])[main])

@@ -34,6 +34,18 @@ def directionsOf(volumeNode: slicer.vtkMRMLVolumeNode) -> vtk.vtkMatrix4x4:
     return matrix
 
 
+def ijkToWorld(volumeNode: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    """4x4 matrix from voxel (i, j, k, 1) to world (R, A, S, 1); a warping parent transform is left out."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    parent = volumeNode.GetParentTransformNode()
+    if parent is not None and parent.IsTransformToWorldLinear():
+        toWorld = vtk.vtkMatrix4x4()
+        parent.GetMatrixTransformToWorld(toWorld)
+        vtk.vtkMatrix4x4.Multiply4x4(toWorld, matrix, matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
 def geometryOfLabelmap(labelmap: slicer.vtkOrientedImageData) -> Geometry:
     """The voxel grid of an oriented image, from the first voxel of its extent on."""
     matrix = vtk.vtkMatrix4x4()

@@ -49,6 +49,20 @@ def test_a_volume_that_is_chosen_is_seen_along_its_own_slices(panel, direction):
             assert np.abs(normal @ (axes / np.linalg.norm(axes, axis=0))).max() == pytest.approx(1.0)
 
 
+def test_the_table_tells_slices_as_the_views_show_them(panel, drive):
+    """In the world, and not as the volume would have them without its transform."""
+    volume = addVolume()
+    turned, matrix = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode"), vtk.vtkMatrix4x4()
+    slicer.util.updateVTKMatrixFromArray(matrix, np.array([[0, 0, 1, 5], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]]))
+    turned.SetMatrixTransformToParent(matrix)
+    volume.SetAndObserveTransformNodeID(turned.GetID())
+    panel.parameters.volume, panel.parameters.annotation = volume, addAnnotation(volume, planes=(8,))
+    assert drive(lambda: panel.ui.sliceTable.rowCount == 1)
+    texts = [panel.ui.sliceTable.item(0, column).text() for column in range(2)]
+    assert texts == ["sagittal 8", f"{30 + 8 * 1.5 + 5:.1f} mm"]
+    assert panel.logic.annotatedSlices(volume, panel.parameters.annotation).rows[0].orientation == "sagittal"
+
+
 def test_what_is_made_for_a_moved_volume_has_its_own_grid_and_moves_with_it(panel):
     volume = addVolume()
     ownGrid = gridOf(panel.logic.createAnnotation(volume))

@@ -100,8 +100,9 @@ def test_scribbles_need_a_background_and_have_no_rows():
     ],
 )
 def test_slices_are_named_by_where_they_lie(direction: tuple, names: tuple):
-    geometry = Geometry((4, 5, 6), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), tuple(float(d) for d in direction))
-    assert tuple(describePlane(Plane(axis, 0), geometry)[0] for axis in range(3)) == names
+    toWorld = np.eye(4)
+    toWorld[:3, :3] = np.reshape(direction, (3, 3))
+    assert tuple(describePlane(Plane(axis, 0), toWorld)[0] for axis in range(3)) == names
 
 
 def test_planes_are_read_as_written():
