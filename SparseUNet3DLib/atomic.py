@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from SparseUNet3DLib.errors import OutputError
+
+_KEPT_OF_NAME = 40
 
 
 @contextmanager
@@ -22,7 +24,8 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         OutputError: the folder does not exist, may not be written, or the disk is full.
     """
     target = Path(target)
-    plain = "".join(c if c.isascii() else "_" for c in target.name)
+    # Its end only: the whole of a long name would be longer than the system allows.
+    plain = "".join(c if c.isascii() else "_" for c in target.name[-_KEPT_OF_NAME:])
     temporary = target.with_name(f".{uuid.uuid4().hex[:8]}.partial.{plain}")
     try:
         if not target.parent.is_dir():
@@ -43,4 +46,5 @@ def _make_readable(path: Path) -> None:
     """Give the file the permissions of any other new file; some writers make it readable by its owner only."""
     umask = os.umask(0)
     os.umask(umask)
-    path.chmod(0o666 & ~umask)
+    with suppress(OSError):  # some shares have permissions of their own, and refuse
+        path.chmod(0o666 & ~umask)

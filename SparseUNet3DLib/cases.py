@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from SparseUNet3DLib.annotation import SparseAnnotation
-from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.errors import InputError, UsageError
 from SparseUNet3DLib.holding_out import choose_held_out, held_out, held_out_again
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.segments import Segment
@@ -131,7 +131,10 @@ def make_folds(
                 planes = planes or choose_held_out(case.annotation, planes_per_case, before[n], known.learnt(case))
             before[n] += planes
             fold.learnt[case.volume.name] = known.learnt(case)
-            kept, withheld = held_out(case.annotation, planes) if planes else (case.annotation, None)
+            try:
+                kept, withheld = held_out(case.annotation, planes) if planes else (case.annotation, None)
+            except UsageError as error:
+                raise UsageError(f"'{case.volume.name}': {error}" if len(cases) > 1 else str(error)) from None
             fold.training.append(replace(case, annotation=kept))
             if withheld is not None:
                 fold.validation.append(replace(case, annotation=withheld))

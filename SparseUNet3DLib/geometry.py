@@ -42,8 +42,15 @@ class Geometry:
 
     @classmethod
     def from_image(cls, image: sitk.Image) -> Geometry:
-        """Geometry of a three-dimensional SimpleITK image."""
-        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+        """Geometry of a three-dimensional SimpleITK image, or of the header of one.
+
+        A header may have a negative spacing, where the image that is read has an axis that runs the other way.
+        """
+        spacing, direction = np.array(image.GetSpacing()), np.reshape(image.GetDirection(), (3, 3))
+        direction = np.where(spacing < 0, -direction, direction)
+        return cls(
+            image.GetSize(), tuple(np.abs(spacing).tolist()), image.GetOrigin(), tuple(direction.ravel().tolist())
+        )
 
     def apply_to(self, image: sitk.Image) -> None:
         """Put ``image`` (which has this size already) on this grid."""

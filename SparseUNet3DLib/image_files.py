@@ -31,6 +31,10 @@ SUPPORTED_SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd", ".tif
 WRITABLE_SUFFIXES = (".nrrd", ".nii.gz", ".nii", ".mha")
 _DOUBLE_SUFFIXES = (".seg.nrrd", ".nii.gz", ".ome.tif", ".ome.tiff")
 _COMPLEX_PIXELS = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
+#: How far the products of two axes may be from those of axes at right angles.
+_RIGHT_ANGLE = 1e-4
+#: NaN voxels that are set together; their indices take many times the memory of the voxels.
+_INDICES_AT_A_TIME = 1 << 20
 
 
 def volume_stem(path: str | os.PathLike) -> str:
@@ -91,7 +95,8 @@ def read_image(path: str | os.PathLike) -> sitk.Image:
     _check_no_tiff_damage(path, messages)
     if lost.size:
         array = image_array(image)
-        array[np.unravel_index(lost, array.shape)] = np.nan
+        for part in np.array_split(lost, 1 + lost.size // _INDICES_AT_A_TIME):
+            array[np.unravel_index(part, array.shape)] = np.nan
     return image
 
 
@@ -155,7 +160,7 @@ def write_image(
 def check_keeps_grid(path: str | os.PathLike, geometry: Geometry) -> None:
     """Whether the format of ``path`` keeps this grid, before hours are spent on what goes into it.
 
-    NIfTI stores single precision: origins far from 0 beside small voxels move.
+    NIfTI stores single precision: origins far from 0 beside small voxels move. And its axes are at right angles.
 
     Raises:
         OutputError: it does not.
@@ -163,6 +168,12 @@ def check_keeps_grid(path: str | os.PathLike, geometry: Geometry) -> None:
     path = Path(path)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         return
+    axes = np.reshape(geometry.direction, (3, 3))
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=_RIGHT_ANGLE):
+        raise OutputError(
+            f"Cannot write '{path}': the volume's axes are not at right angles, which this format cannot keep; write a "
+            ".nrrd file instead."
+        )
     spacing, origin, direction = (
         tuple(np.asarray(values, np.float32).astype(float).tolist())
         for values in (geometry.spacing, geometry.origin, geometry.direction)

@@ -31,8 +31,12 @@ class KnownSlices:
         self.planes: Sequence[Plane] = annotation.planes
         self._shape = annotation.labels.shape
         self._spacing = annotation.geometry.array_spacing
-        self._foreground = classes - 1
-        self._slices = [self._one_hot(annotation.labels[p.voxels], classes).to(device) for p in self.planes]
+        # As small as can be: there may be many large slices, and they lie on the device.
+        kind = np.uint8 if classes <= 256 else np.int16
+        self._one_hot = torch.eye(classes, device=device)[:, 1:].contiguous()
+        self._slices = [
+            torch.from_numpy(annotation.labels[p.voxels].astype(kind).reshape(-1)).to(device) for p in self.planes
+        ]
 
     @classmethod
     def for_plan(cls, annotation: SparseAnnotation, plan: Plan, device: torch.device) -> KnownSlices | None:
@@ -51,7 +55,7 @@ class KnownSlices:
         where = where.reshape(3, -1)
         index = [w.round().long().clamp_(0, n - 1) for w, n in zip(where, self._shape, strict=True)]
         finest = min(self._spacing)
-        total = where.new_zeros(where.shape[1], self._foreground)
+        total = where.new_zeros(where.shape[1], self._one_hot.shape[1])
         weights = where.new_zeros(where.shape[1])
         nearest = torch.full_like(weights, float("inf"))
         for plane, labels in zip(self.planes, self._slices, strict=True):
@@ -61,7 +65,8 @@ class KnownSlices:
             weight = 1 / (distance * distance + 0.25)
             first, second = (a for a in range(3) if a != plane.axis)
             row = index[first] * self._shape[second] + index[second]
-            total.addcmul_(labels.index_select(0, row).float(), weight[:, None])
+            shown = labels.index_select(0, row).int()
+            total.addcmul_(self._one_hot.index_select(0, shown), weight[:, None])
             weights += weight
             torch.minimum(nearest, distance, out=nearest)
         total /= weights.clamp_min(1e-12)[:, None]
@@ -75,11 +80,3 @@ class KnownSlices:
             if plane not in hidden:
                 found |= where[plane.axis].round() == plane.index
         return found
-
-    def _one_hot(self, labels: np.ndarray, classes: int) -> torch.Tensor:
-        """(pixels, foreground classes) uint8: a byte each, as there may be many large slices."""
-        flat = labels.reshape(-1)
-        found = np.zeros((len(flat), classes - 1), np.uint8)
-        shown = np.flatnonzero(flat)
-        found[shown, flat[shown].astype(np.int64) - 1] = 1
-        return torch.from_numpy(found)

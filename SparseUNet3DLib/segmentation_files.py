@@ -230,14 +230,18 @@ def _relabelled(layer: np.ndarray, values: np.ndarray, labels: Mapping[int, int]
 
 
 def _check_no_overlap(labels: np.ndarray, layer: np.ndarray, segments: tuple[Segment, ...], path: Path) -> None:
-    both = (labels > 0) & (layer > 0)
-    if not both.any():
+    pairs: Counter[tuple[int, int]] = Counter()
+    for one, other in zip(labels, layer, strict=True):  # slice by slice, as a whole volume's pairs take minutes to sort
+        both = (one > 0) & (other > 0)
+        if both.any():
+            found, counts = np.unique(one[both].astype(np.int64) << 16 | other[both], return_counts=True)
+            pairs.update({divmod(pair, 1 << 16): n for pair, n in zip(found.tolist(), counts.tolist(), strict=True)})
+    if not pairs:
         return
-    pairs, counts = np.unique(np.stack([labels[both], layer[both]]), axis=1, return_counts=True)
-    largest = int(np.argmax(counts))
-    first, second = (segments[label - 1].name for label in pairs[:, largest])
+    ((first, second), count), *_others = pairs.most_common(1)
+    first, second = (segments[label - 1].name for label in (first, second))
     raise InputError(
-        f"'{path}': segments '{first}' and '{second}' overlap in {counts[largest]} voxels, but a voxel can belong to "
+        f"'{path}': segments '{first}' and '{second}' overlap in {count} voxels, but a voxel can belong to "
         "only one segment; in Slicer's Segment Editor use 'Logical operators' to subtract one from the other, and save "
         "again."
     )

@@ -56,9 +56,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
             prediction, model = densify(
                 volume, annotation, recipe, options, reporter, stop, settings, keep_annotation=not args.repaint
             )
-            write_segmentation(prediction.segmentation, args.output, args.compress)
-            if args.model:
+            if args.model:  # first: it cannot be made again without training
                 model.save(args.model)
+            write_segmentation(prediction.segmentation, args.output, args.compress)
             if args.confidence:
                 write_scalar_volume(prediction.confidence, volume.geometry, args.confidence, args.compress)
             if args.confusion:

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
                 say(args, f"{number} of {len(runs)}: {entry.row}, {entry.column}")
                 reporter.emit("phase", phase=f"{entry.row}, {entry.column}", fraction=(number - 1) / len(runs))
                 failures += _try(table, entry, args.device, reporter, stop)
-            if not args.no_pictures:
+            if not args.no_pictures and table.has(entry):
                 table.draw_missing(entry)
     if args.progress != "jsonl":
         print_result(table.markdown())
@@ -67,14 +67,24 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
 
 def _try(table: _Table, entry: Run, device: str, reporter: Reporter, stop: StopRequest) -> list[SparseUNetError]:
     """Make a cell; what goes wrong with it alone leaves it empty and is returned."""
+    from SparseUNet3DLib.out_of_memory import is_out_of_memory
+
     try:
         table.make(entry, device, reporter, stop)
     except Interrupted:
         raise Interrupted("Stopped as asked; the same command goes on where it was.") from None
     except (InputError, DivergenceError, MemoryLimitError) as error:
-        reporter.emit("warning", message=f"{entry.row}, {entry.column} is left out: {error}")
-        return [type(error)(f"{entry.row}, {entry.column}: {error}")]
+        return [_left_out(entry, error, reporter)]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return [_left_out(entry, MemoryLimitError("Memory ran out."), reporter)]
     return []
+
+
+def _left_out(entry: Run, error: SparseUNetError, reporter: Reporter) -> SparseUNetError:
+    reporter.emit("warning", message=f"{entry.row}, {entry.column} is left out: {error}")
+    return type(error)(f"{entry.row}, {entry.column}: {error}")
 
 
 class _Table:
@@ -129,9 +139,10 @@ class _Table:
         draw_missing(self.folder, self.protocol, entry, self.data.cases)
 
     def markdown(self) -> str:
-        """The table as text, in the order of the protocol."""
+        """The table as text, in the order of the protocol; cells of other settings are not in it."""
         order = {key: n for n, key in enumerate(self._settings)}
-        cells = sorted((c for c in self.cells if (c.row, c.column) in order), key=lambda c: order[c.row, c.column])
+        cells = [c for c in self.cells if c.settings == self._settings.get((c.row, c.column))]
+        cells.sort(key=lambda c: order[c.row, c.column])
         return as_markdown(self.protocol, cells, _describe(self.data, cells), self.data.thresholds)
 
     def tidy_up(self) -> None:

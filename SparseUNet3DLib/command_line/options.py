@@ -43,7 +43,7 @@ def read_annotation(
         raise UsageError("--held-out names whole slices, and with --scribbles there are none; leave one of them out.")
     segmentation = read_segmentation_on(on.geometry, path, reporter)
     listed, listed_held_out = slices_in_file(path)
-    slices = args.slices or listed or ["auto"]
+    slices = args.slices or (["auto"] if listed is None else listed)
     # What the file lists belongs together: other slices, other ones held out.
     held_out = getattr(args, "held_out", None) or (None if args.slices else listed_held_out)
     try:

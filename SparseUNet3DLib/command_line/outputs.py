@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,7 +46,7 @@ def check_outputs(
         UsageError: an ending is that of another format, or a file has two purposes.
         OutputError: a file exists, or its folder does not, or may not be written.
     """
-    purposes = {os.path.realpath(path): "an input" for path in inputs if path}
+    purposes = {place_of(path): "an input" for path in inputs if path}
     for kind, path in outputs:
         if path is None:
             continue
@@ -55,13 +56,19 @@ def check_outputs(
             raise UsageError(f"Cannot write '{path}' ({kind}): its name must end in {choice}.")
         sidecar = sidecar_to_write(path) if kind in _WITH_SIDECAR else None
         for file in filter(None, (path, sidecar)):
-            place = os.path.realpath(file)
+            place = place_of(file)
             if place in purposes:
                 raise UsageError(
                     f"'{file}' is {purposes[place]} already, and the {kind} would replace it; give another name."
                 )
             purposes[place] = f"the {kind}"
             _check_place(file, overwrite or path in own)
+
+
+def place_of(path: Path) -> str:
+    """The same text for two names of one file: "T1" and "t1" are one on macOS and Windows."""
+    place = os.path.realpath(path)
+    return place.casefold() if sys.platform in ("darwin", "win32") else place
 
 
 def _check_place(path: Path, overwrite: bool) -> None:

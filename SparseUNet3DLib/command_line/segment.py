@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from SparseUNet3DLib.command_line.options import read_image
-from SparseUNet3DLib.command_line.outputs import check_outputs, make_folder
+from SparseUNet3DLib.command_line.outputs import check_outputs, make_folder, place_of
 from SparseUNet3DLib.dependencies import require_torch
 from SparseUNet3DLib.errors import (
     InputError,
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
     outputs, failed = {}, []
     with stop.signals():
         for files, target in volumes:
+            volume = prediction = None  # the former one's memory is needed now
             try:
                 volume = read_image(files, reporter)
                 if len(volumes) > 1:
@@ -111,8 +113,9 @@ def _targets(volumes: list[list[Path]], args: argparse.Namespace) -> list[Path]:
         targets = [args.output]
     else:
         targets = [args.output_folder / f"{volume_stem(files[0])}.seg.nrrd" for files in volumes]
+        counts = Counter(map(place_of, targets))
         for target in targets:
-            if targets.count(target) > 1:
+            if counts[place_of(target)] > 1:
                 raise UsageError(f"Several volumes would be written to '{target}'; segment them into several folders.")
         make_folder(args.output_folder)
     return targets

@@ -134,6 +134,10 @@ def _read_labels(path: Path, entry: Mapping, geometry: Geometry) -> SparseAnnota
     image = read_image(path)
     if not Geometry.from_image(image).same_grid(geometry):
         raise InputError(f"'{path}' lies on another grid than the channels; resample it to theirs.")
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise InputError(f"'{path}' has several values per voxel; a label map has one.")
+    if len(set(labels.values())) < len(labels):
+        raise InputError("'labels' gives several names to one value; give each value one name.")
     found = image_array(image)[0]
     _refuse_unnamed(found, labels, path)
     mapped = np.zeros(found.shape, np.uint16)

@@ -231,6 +231,14 @@ def test_planes_that_the_annotation_names_are_held_out_from_all_networks():
     assert [f.validation[0].annotation.planes for f in make_folds([case], None, 2)] == [(Plane(0, 6),)] * 2
 
 
+def test_the_volume_whose_planes_cannot_be_held_out_is_named():
+    labels = cyclic((0, 1), (20, 20, 20))
+    cases = [case_of(labels, ("a",), name, (Plane(0, 3), Plane(0, 8))) for name in ("one", "two")]
+    cases[1] = replace(cases[1], annotation=replace(cases[1].annotation, held_out=(Plane(0, 5),)))
+    with pytest.raises(UsageError, match="'two': Slices z:5 cannot be held out"):
+        make_folds(cases, None)
+
+
 def held_out_when_continued(planes: tuple[Plane, ...], learnt: Learnt, count: int | None = None) -> tuple[Plane, ...]:
     case = case_of(cyclic((0, 1), (20, 20, 20)), ("a",), planes=planes)
     (fold,) = make_folds([case], count, 1, [learnt])

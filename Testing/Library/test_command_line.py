@@ -6,7 +6,9 @@ import json
 import os
 import re
 import signal
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import SimpleITK as sitk
@@ -127,6 +129,36 @@ def test_a_volume_too_large_for_memory_is_left_out(
     assert call(*arguments) == 3
     assert f"'vol.nrrd' was left out: {told}" in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "other-vol.seg.nrrd").exists()
+
+
+def test_a_volumes_memory_is_free_for_the_next_one(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of large ones, the first might be segmented, and no other."""
+    kept: list[weakref.ref] = []
+    segment = workflow.segment
+
+    def watched(model: Model, volume: Volume, *rest: object, **options: object) -> Prediction:
+        assert not [r for r in kept if r() is not None]
+        found = segment(model, volume, *rest, **options)
+        kept.extend((weakref.ref(volume), weakref.ref(found)))
+        return found
+
+    monkeypatch.setattr(workflow, "segment", watched)
+    monkeypatch.chdir(trained)
+    assert call("segment", "m.safetensors", "vol.nrrd", "other-vol.nrrd", "--output-folder", tmp_path) == 0
+    assert len(kept) == 4
+
+
+def test_names_that_are_one_file_on_macos_are_refused_there(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    for folder, name in (("one", "CT.nrrd"), ("two", "ct.nrrd")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes((trained / "vol.nrrd").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("SparseUNet3DLib.command_line.outputs.sys", SimpleNamespace(platform="darwin"))
+    command = ("segment", trained / "m.safetensors", "one/CT.nrrd", "two/ct.nrrd", "--output-folder", "found")
+    assert call(*command) == 2
+    assert "Several volumes would be written to" in capsys.readouterr().err
 
 
 def test_segment_tells_its_outputs_as_events(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

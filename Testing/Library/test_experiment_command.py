@@ -12,7 +12,7 @@ from command import call, run, start
 from tiny_experiment import a_cell, ours, rows_of, tiny
 
 from SparseUNet3DLib.command_line import experiment
-from SparseUNet3DLib.errors import DivergenceError, InputError, Interrupted
+from SparseUNet3DLib.errors import DivergenceError, InputError, Interrupted, MemoryLimitError
 from SparseUNet3DLib.experiments import cells
 from SparseUNet3DLib.experiments.dataset import read_dataset
 from SparseUNet3DLib.experiments.protocols import NETWORKS, fully_automated, semi_automated
@@ -97,6 +97,19 @@ def test_a_cell_that_cannot_be_made_leaves_the_others(tmp_path: Path, monkeypatc
     assert len(ours(table)) == 6 and not list(table.parent.glob("*.run"))
 
 
+def test_a_cell_that_does_not_fit_into_memory_leaves_the_others(tmp_path: Path, monkeypatch, capsys):
+    def fail_in_2d(cases, recipe, *rest):
+        if recipe.network == "2d":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return train(cases, recipe, *rest)
+
+    monkeypatch.setattr(cells, "train", fail_in_2d)
+    command = ("experiment", "fully-automated", tiny(tmp_path), "-o", tmp_path / "out", "--no-pictures")
+    assert call(*command, "--device", "cpu") == MemoryLimitError.exit_code
+    assert len(ours(tmp_path / "out" / "fully-automated.csv")) == 4
+    assert "S1, 2D with BN is left out: Memory ran out." in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_network_that_is_asked_to_finish_early_is_not_compared_with_others(tmp_path: Path, monkeypatch, capsys):
     def ask(cases, recipe, options, reporter, stop):
         stop.request("finish")
@@ -147,6 +160,10 @@ def test_other_settings_are_other_results(tmp_path: Path):
         rows = ours(out / "fully-automated.csv")
         assert [r["iterations"] for r in rows] == [str(iterations)] * 6
         assert not list(out.glob("*.png"))
+    data = read_dataset(tiny(tmp_path, 2, 3))
+    table = experiment._Table("fully-automated", data, fully_automated(data.cases), out)
+    assert "at most 3 steps" not in table.markdown()  # as none of them is made yet
+    assert len(table.cells) == 6
 
 
 def test_other_names_of_the_structures_are_other_results(tmp_path: Path):

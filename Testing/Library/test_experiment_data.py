@@ -168,6 +168,9 @@ def test_label_maps_that_are_not_explained_are_refused(tmp_path: Path):
     path.write_text(text + "labels = 'tubule'\n", encoding="utf-8")
     with pytest.raises(InputError, match="'labels' must name the values"):
         read_dataset(path)
+    path.write_text(text + "labels = { a = 0, tubule = 1, b = 1, background = 2 }\n", encoding="utf-8")
+    with pytest.raises(InputError, match="'labels' gives several names to one value"):
+        read_dataset(path)
     coarse = Geometry((24, 20, 12), (2.0, 2.0, 2.0))
     write_image(papers_labels(), coarse, tmp_path / "labels.nrrd")
     path.write_text(text + "labels = { a = 0, tubule = 1, background = 2, unlabelled = 3 }\n", encoding="utf-8")

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from SparseUNet3DLib.errors import InputError, MemoryLimitError, OutputError, UsageError
 from SparseUNet3DLib.geometry import Geometry
-from SparseUNet3DLib.image_files import image_array, read_header, read_image, volume_stem, write_image
+from SparseUNet3DLib.image_files import (
+    check_keeps_grid,
+    image_array,
+    read_header,
+    read_image,
+    volume_stem,
+    write_image,
+)
 from SparseUNet3DLib.quiet import native_messages
 
 SIZE = (4, 3, 2)
@@ -98,6 +105,27 @@ def test_a_grid_that_nifti_would_move_is_refused_and_leaves_nothing(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
     write_image(VOXELS, far_away, tmp_path / "a.nrrd")
     assert Geometry.from_image(read_image(tmp_path / "a.nrrd")).same_grid(far_away)
+
+
+def test_axes_that_are_not_at_right_angles_are_refused_before_hours_are_spent(tmp_path: Path):
+    """As of a CT with a tilted gantry."""
+    tilted = Geometry(SIZE, direction=(1.0, 0.0, 0.0, 0.0, 1.0, 0.2, 0.0, 0.0, 0.98))
+    with pytest.raises(OutputError, match="not at right angles"):
+        check_keeps_grid(tmp_path / "a.nii.gz", tilted)
+    check_keeps_grid(tmp_path / "a.nrrd", tilted)
+    write_image(VOXELS, tilted, tmp_path / "a.nrrd")
+    assert Geometry.from_image(read_image(tmp_path / "a.nrrd")).same_grid(tilted)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows allows 255 characters, but for a path of 260")
+def test_the_longest_names_can_be_written_and_shares_without_permissions(tmp_path: Path, monkeypatch):
+    def refuse(self: Path, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    path = tmp_path / f"{'n' * 246}.seg.nrrd"
+    write_image(VOXELS, Geometry(SIZE), path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".nii.gz", ".mha"])

@@ -47,6 +47,17 @@ def test_one_scalar_file_keeps_type_values_and_grid(tmp_path: Path, suffix: str,
     assert (volume.name, volume.channel_names, volume.non_finite) == ("ct", ("ct",), 0)
 
 
+def test_a_negative_spacing_is_an_axis_that_runs_the_other_way(tmp_path: Path):
+    """As some MetaImages have it; what the header says, and what the image is, are one."""
+    path = tmp_path / "v.mha"
+    write_scalar_volume(VOXELS, GRID, path, compress=False)
+    path.write_bytes(path.read_bytes().replace(b"ElementSpacing = ", b"ElementSpacing = -"))
+    found = read_volume(path, refuse_warning).geometry
+    assert min(found.spacing) > 0
+    assert found.same_grid(Geometry.from_image(sitk.ReadImage(str(path))))
+    assert found.index_to_physical()[:3, 0] == pytest.approx(-GRID.index_to_physical()[:3, 0])
+
+
 def test_big_endian_files_give_native_arrays(tmp_path: Path):
     header = "NRRD0004\ntype: int16\ndimension: 3\nsizes: 4 3 2\nencoding: raw\nendian: big\n\n"
     (tmp_path / "big.nrrd").write_bytes(header.encode() + VOXELS.astype(">i2").tobytes())
