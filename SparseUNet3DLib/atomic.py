@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,11 @@ from pathlib import Path
 from SparseUNet3DLib.errors import OutputError
 
 _KEPT_OF_NAME = 40
+
+
+def folded(name: str) -> str:
+    """The same text for two names of one file: "T1" and "t1" are one on macOS and Windows."""
+    return name.lower() if sys.platform in ("darwin", "win32") else name
 
 
 @contextmanager

@@ -164,7 +164,9 @@ def _unused(wanted: str, taken: Collection[str], numbered: str) -> str:
 def _with_segments(annotation: SparseAnnotation, segments: dict[str, Segment]) -> SparseAnnotation:
     values = {name: i + 1 for i, name in enumerate(segments)}
     table = np.array([0, *(values[s.name] for s in annotation.segments)], np.uint16)
-    return replace(annotation, labels=table[annotation.labels], segments=tuple(segments.values()))
+    is_same = np.array_equal(table, np.arange(len(table)))  # of a single volume, say, which may be a large one
+    labels = annotation.labels if is_same else table[annotation.labels]
+    return replace(annotation, labels=labels, segments=tuple(segments.values()))
 
 
 def _require_two_classes(cases: Sequence[Case], warn: Callable[[str], None]) -> None:

@@ -52,6 +52,9 @@ __all__ = [
     "TerminalReporter",
 ]
 
+#: Before them nothing was done, and after them nothing is.
+_AT_THE_ENDS = ("started", "done", "error")
+
 
 class Reporter(Protocol):
     """Receives the events of a task."""
@@ -79,7 +82,8 @@ class JsonLinesReporter:
     """Writes each event at once as a line of strict JSON in UTF-8, by default to standard output.
 
     When the line cannot be written (the reader has gone, the disk is full), this and all later events are
-    dropped: a lost listener is no reason to lose the training. ``on_lost`` is called then, once.
+    dropped: a lost listener is no reason to lose the training. ``on_lost`` is called then, once, if
+    there is anything left to do.
     """
 
     def __init__(self, stream: BinaryIO | None = None, on_lost: Callable[[], None] | None = None) -> None:
@@ -100,7 +104,7 @@ class JsonLinesReporter:
         except (OSError, ValueError):
             discard_output(self._stream)
             self._stream = None
-            if self._on_lost is not None:
+            if self._on_lost is not None and event not in _AT_THE_ENDS:
                 self._on_lost()
 
 

@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from SparseUNet3DLib.atomic import atomic_path
 from SparseUNet3DLib.errors import InputError, MemoryLimitError, OutputError, UsageError
 from SparseUNet3DLib.geometry import Geometry
-from SparseUNet3DLib.nifti_voxels import non_finite_indices
+from SparseUNet3DLib.nifti_voxels import non_finite_voxels, set_nan
 from SparseUNet3DLib.quiet import native_messages
 from SparseUNet3DLib.simpleitk_names import is_text, knows_all_letters, name_for_simpleitk
 
@@ -33,8 +33,6 @@ _DOUBLE_SUFFIXES = (".seg.nrrd", ".nii.gz", ".ome.tif", ".ome.tiff")
 _COMPLEX_PIXELS = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 #: How far the products of two axes may be from those of axes at right angles.
 _RIGHT_ANGLE = 1e-4
-#: NaN voxels that are set together; their indices take many times the memory of the voxels.
-_INDICES_AT_A_TIME = 1 << 20
 
 
 def volume_stem(path: str | os.PathLike) -> str:
@@ -86,17 +84,15 @@ def read_image(path: str | os.PathLike) -> sitk.Image:
     """
     path = Path(path)
     reader = read_header(path)
-    lost = non_finite_indices(path, reader)
+    lost = non_finite_voxels(path, reader)
     try:
         with native_messages() as messages, name_for_simpleitk(path):
             image = reader.Execute()
     except (RuntimeError, MemoryError) as error:
         raise _read_error(path, error, messages) from None
     _check_no_tiff_damage(path, messages)
-    if lost.size:
-        array = image_array(image)
-        for part in np.array_split(lost, 1 + lost.size // _INDICES_AT_A_TIME):
-            array[np.unravel_index(part, array.shape)] = np.nan
+    if lost:
+        set_nan(image_array(image), lost)
     return image
 
 
@@ -194,7 +190,7 @@ def _check_written(temporary: Path, path: Path, geometry: Geometry) -> None:
     """The file is complete (SimpleITK's NIfTI writer does not say when the disk is full) and on its grid."""
     try:
         header = read_header(temporary)
-        non_finite_indices(temporary, header)
+        non_finite_voxels(temporary, header)
     except InputError as error:
         raise OutputError(f"Cannot write '{path}': the disk is full or failing, it did not keep the file.") from error
     written = Geometry.from_image(header)

@@ -276,7 +276,8 @@ class Predictor:
         """
         size, room = list(self.shape), self.settings.memory / (2 if network_is_done else 1)
         # A tile's logits are there in any case, and smaller blocks would compute each tile that they share anew.
-        room = max(room, self._logits_bytes(self.plan.output_size))
+        tile = [max(1, round(n / f)) for n, f in zip(self.plan.output_size, self._scale, strict=True)]
+        room = max(room, self._logits_bytes(tile))
         while self._logits_bytes(size) > room and max(size) > 1:
             # Thin slabs along z waste the least: whole tiles cross few borders.
             axis = 0 if size[0] > self.plan.output_size[0] else int(np.argmax(size))

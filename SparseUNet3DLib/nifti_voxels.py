@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,16 +26,14 @@ _HEADER_SIZES = (348, 540)
 _FLOAT_TYPES = {"16": "f4", "64": "f8"}
 
 
-def non_finite_indices(path: Path, header: sitk.ImageFileReader) -> np.ndarray:
-    """Flat indices, into an array (c, z, y, x), of the voxels that are NaN or infinite in the file.
-
-    Empty for files of other formats.
+def non_finite_voxels(path: Path, header: sitk.ImageFileReader) -> list[tuple[int, np.ndarray]]:
+    """Where the file has NaN or infinite voxels, for ``set_nan``; empty for files of other formats.
 
     Raises:
         InputError: the file has fewer bytes than ``header`` promises, or its compressed data is wrong.
     """
     if not path.name.lower().endswith(_SUFFIXES) or not header.HasMetaDataKey("vox_offset"):
-        return np.array([], np.int64)
+        return []
     sizes = [int(header.GetMetaData(f"dim[{n}]")) for n in range(1, int(header.GetMetaData("dim[0]")) + 1)]
     voxel_bytes = math.prod(sizes) * int(header.GetMetaData("bitpix")) // 8
     float_type = _FLOAT_TYPES.get(header.GetMetaData("datatype"))
@@ -47,10 +46,19 @@ def non_finite_indices(path: Path, header: sitk.ImageFileReader) -> np.ndarray:
         raise InputError(f"'{path}' is damaged or cut short ({error}); copy or export it again.") from None
 
 
-def _scan(file: BinaryIO, offset: int, voxel_bytes: int, float_type: str | None) -> np.ndarray:
+def set_nan(array: np.ndarray, where: Iterable[tuple[int, np.ndarray]]) -> None:
+    """Set those voxels of ``array`` (c, z, y, x) to NaN that ``non_finite_voxels`` has found."""
+    for first, bits in where:
+        array[np.unravel_index(first + np.flatnonzero(np.unpackbits(bits)), array.shape)] = np.nan
+
+
+def _scan(
+    file: BinaryIO, offset: int, voxel_bytes: int, float_type: str | None
+) -> list[tuple[int, np.ndarray]]:
+    """Pieces of the file with such voxels: the first one's flat index, and a bit for each; all may be NaN in places."""
     little_endian = int.from_bytes(file.read(4), "little") in _HEADER_SIZES
     file.read(offset - 4)
-    found = [np.array([], np.int64)]
+    found = []
     position = 0
     while position < voxel_bytes:
         chunk = file.read(min(_CHUNK_BYTES, voxel_bytes - position))
@@ -59,7 +67,9 @@ def _scan(file: BinaryIO, offset: int, voxel_bytes: int, float_type: str | None)
         if float_type:
             dtype = np.dtype(float_type).newbyteorder("<" if little_endian else ">")
             values = np.frombuffer(chunk, dtype, count=len(chunk) // dtype.itemsize)
-            found.append(np.flatnonzero(~np.isfinite(values)) + position // dtype.itemsize)
+            is_lost = ~np.isfinite(values)
+            if is_lost.any():
+                found.append((position // dtype.itemsize, np.packbits(is_lost)))
         position += len(chunk)
     file.read()  # to the end, where gzip's checksum is compared
-    return np.concatenate(found)
+    return found

@@ -113,9 +113,10 @@ class _Loop:
             self._validate()
             self._next_member()
         self._save()
-        if not self.finished or self._has_learnt():  # else it is left out, and its score would tell nothing
+        is_kept = self._is_kept()
+        if is_kept:  # else its score would tell nothing
             self._validate()
-        return self._result()
+        return self._result(is_kept)
 
     def _train_member(self) -> bool:
         """Steps until the present network's end; False where it was asked to finish before."""
@@ -145,21 +146,22 @@ class _Loop:
         self.trainer = self._make_trainer(plan, precision, counters)
         self._begin_member()
 
-    def _result(self) -> TrainingResult:
+    def _result(self, is_kept: bool) -> TrainingResult:
+        """Of the finished networks and, if it ``is_kept``, the present one."""
         trainer, counters = self.trainer, self.trainer.counters
         networks, ious = [*self.finished, trainer.weights()], [*counters.held_out_iou, self.held_out_iou]
-        if self.finished and not self._has_learnt():  # stopped early
+        if not is_kept:
             networks, ious = networks[:-1], ious[:-1]
         return TrainingResult(
             join_weights(networks), replace(trainer.plan, members=len(networks)), trainer.precision,
             counters.iteration, counters.seconds, counters.history, mean_iou([i for i in ious if i is not None]),
         )
 
-    def _has_learnt(self) -> bool:
+    def _is_kept(self) -> bool:
         """Whether the present network is far enough to be of use beside finished ones, which took so many steps."""
         counters = self.trainer.counters
-        far = counters.steps * counters.member >= _LEARNT_FRACTION * counters.first_iteration
-        return far or self.progress.is_at_plateau(counters)
+        has_learnt = counters.steps * counters.member >= _LEARNT_FRACTION * counters.first_iteration
+        return not self.finished or has_learnt or self.progress.is_at_plateau(counters)
 
     def drop_trainer(self) -> None:
         """Forget the present network's training, whose memory is needed for what comes next."""
@@ -322,7 +324,7 @@ class _Loop:
 
     def _present_answer(self) -> nn.Module:
         """What the run would come to if it was stopped now."""
-        result = self._result()
+        result = self._result(self._is_kept())
         return self._load(result.weights, result.plan.members)
 
     def _snapshot(self) -> tuple[dict[str, torch.Tensor], int, float]:

@@ -9,9 +9,9 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DModule.background import Background
 from SparseUNet3DModule.painted import paintedOn
+from SparseUNet3DModule.progress_view import FAILURES, sentenceOf
 from SparseUNet3DModule.slices import HELD_OUT, IGNORE, TRAIN, USES, SliceOverview, overview
 from SparseUNet3DModule.view_row import ViewRow
 from SparseUNet3DModule.volumes import ijkToWorld
@@ -177,7 +177,7 @@ class AnnotateSection:
         try:
             self.showOverview(self._background.fetch())
         except Exception as error:
-            self.showOverview(SliceOverview(problem=str(error)))
+            self.showOverview(SliceOverview(problem=sentenceOf(error)))
         if self._isOutdated:  # something was painted while it was computed
             self._lookSoon()
 
@@ -193,8 +193,8 @@ class AnnotateSection:
             return
         try:
             painted = paintedOn(parameters.annotation, parameters.volume)
-        except (SparseUNetError, RuntimeError, MemoryError) as error:  # from Slicer, where it cannot export a segment
-            self.showOverview(SliceOverview(problem=str(error) or _("Memory ran out; close other programs.")))
+        except FAILURES as error:
+            self.showOverview(SliceOverview(problem=sentenceOf(error)))
             return
         self._background.start(
             overview, painted, list(parameters.completeSlices), dict(parameters.sliceUse), parameters.scribbles,

@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DModule import declared_slices
+from SparseUNet3DModule.navigation import turnTiltedViews
 from SparseUNet3DModule.results import layOn
 from SparseUNet3DModule.sample_data import loadSample
 from SparseUNet3DModule.volumes import checkChannels
@@ -101,9 +102,9 @@ class DataSection:
         parameters.volume = node
         declared_slices.recall(parameters)
         if node is not None and node.GetImageData() is not None:
-            # Along its own slices: in a view that is tilted against them, no single slice can be painted.
-            turn = isOther and slicer.app.layoutManager() is not None
-            slicer.util.setSliceViewerLayers(background=node, fit=turn, rotateToVolumePlane=turn)
+            slicer.util.setSliceViewerLayers(background=node)
+            if isOther:
+                turnTiltedViews(node)
 
     def _onChannels(self) -> None:
         if self._isIgnored():

@@ -14,6 +14,7 @@ from SparseUNet3DLib.atomic import atomic_path
 from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DLib.image_files import SUPPORTED_SUFFIXES, volume_stem
 from SparseUNet3DModule import runs
+from SparseUNet3DModule.progress_view import FAILURES, sentenceOf
 from SparseUNet3DModule.tasks import Outcome
 
 _SUFFIX = ".safetensors"
@@ -72,13 +73,13 @@ class ModelSection:
         scene = self._panel.scene
         if not self._panel.train.mayGiveUpRun() or not self._panel.train.mayInstall():
             return
-        self._ui.loadModelButton.enabled = False
-        self._panel.progress.tellOfInstallation()
+        self._panel.progress.clear()
         try:
-            card = self._panel.logic.modelCard(path)
-        except (SparseUNetError, RuntimeError) as error:
-            self._panel.progress.showProblem(str(error))
-            self.update()
+            with self._panel.busy():
+                self._panel.progress.tellOfInstallation()
+                card = self._panel.logic.modelCard(path)
+        except FAILURES as error:
+            self._panel.progress.showProblem(sentenceOf(error))
             return
         if scene != self._panel.scene:  # it was closed meanwhile
             return

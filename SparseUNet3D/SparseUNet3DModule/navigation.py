@@ -64,14 +64,9 @@ def planeShown(sliceNode: slicer.vtkMRMLSliceNode, volumeNode: slicer.vtkMRMLVol
     Raises:
         InputError: the view is tilted against the volume's slices, or shows none of them.
     """
-    toIjk = np.linalg.inv(ijkToWorld(volumeNode)) @ slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())
+    toIjk, column, isTilted = _inVolume(sliceNode, volumeNode)
     shape = volumeNode.GetImageData().GetDimensions()
-    normal = np.cross(toIjk[:3, 0], toIjk[:3, 1])
-    normal /= np.linalg.norm(normal)
-    column = int(np.argmax(np.abs(normal)))
-    others = [c for c in range(3) if c != column]
-    drift = sum(abs(normal[c] / normal[column]) * shape[c] for c in others)
-    if drift > _TILT:
+    if isTilted:
         raise InputError(
             f"The {sliceNode.GetName()} view is tilted against the volume's slices; press 'Rotate to volume plane' in "
             "its controller, or choose another view."
@@ -80,6 +75,27 @@ def planeShown(sliceNode: slicer.vtkMRMLSliceNode, volumeNode: slicer.vtkMRMLVol
     if not 0 <= index < shape[column]:
         raise InputError(f"The {sliceNode.GetName()} view shows no slice of '{volumeNode.GetName()}'; move it there.")
     return Plane(2 - column, index)
+
+
+def turnTiltedViews(volumeNode: slicer.vtkMRMLVolumeNode) -> None:
+    """Turn those slice views along the volume's slices that are tilted against them: there none can be painted."""
+    for node in sliceNodes():
+        if _inVolume(node, volumeNode)[2]:
+            node.RotateToVolumePlane(volumeNode)
+
+
+def _inVolume(
+    sliceNode: slicer.vtkMRMLSliceNode, volumeNode: slicer.vtkMRMLVolumeNode
+) -> tuple[np.ndarray, int, bool]:
+    """From the view to voxels (4x4), the voxel axis most nearly across the view, and whether the view is tilted."""
+    toIjk = np.linalg.inv(ijkToWorld(volumeNode)) @ slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())
+    shape = volumeNode.GetImageData().GetDimensions()
+    normal = np.cross(toIjk[:3, 0], toIjk[:3, 1])
+    normal /= np.linalg.norm(normal)
+    column = int(np.argmax(np.abs(normal)))
+    others = [c for c in range(3) if c != column]
+    drift = sum(abs(normal[c] / normal[column]) * shape[c] for c in others)
+    return toIjk, column, drift > _TILT
 
 
 def goTo(plane: Plane, volumeNode: slicer.vtkMRMLVolumeNode) -> None:

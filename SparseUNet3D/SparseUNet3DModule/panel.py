@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DModule.annotate_section import AnnotateSection
 from SparseUNet3DModule.data_section import DataSection
 from SparseUNet3DModule.job import Job
 from SparseUNet3DModule.model_section import ModelSection
 from SparseUNet3DModule.parameters import SparseUNet3DParameters
-from SparseUNet3DModule.progress_view import ProgressView
+from SparseUNet3DModule.progress_view import FAILURES, ProgressView, sentenceOf
 from SparseUNet3DModule.result_section import ResultSection
 from SparseUNet3DModule.tasks import Outcome
 from SparseUNet3DModule.train_section import TrainSection
@@ -129,26 +130,32 @@ class Panel:
                 onEnd(outcome)
             self.update()
 
-        # Events are processed until the job is there, and nobody may start another meanwhile.
-        self._isStarting = True
-        self.train.showStart()
-        self.update()
-        self.progress.tellOfInstallation()
         try:
-            job = start(*arguments, wait=False, onEvent=event, onEnd=end, **options)
-        except (SparseUNetError, RuntimeError, MemoryError) as error:
+            with self.busy():
+                self.train.showStart()
+                self.progress.tellOfInstallation()
+                job = start(*arguments, wait=False, onEvent=event, onEnd=end, **options)
+        except FAILURES as error:
             if scene == self.scene:
-                self.progress.showProblem(str(error) or _("Memory ran out; close other programs."))
+                self.progress.showProblem(sentenceOf(error))
             return False
-        finally:
-            self._isStarting = False
-            self.update()
         if scene != self.scene and job.isOfScene:
             job.abandon()
             return False
         self.job = job
         self.update()
         return True
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """What is called processes events, and nobody may start a run meanwhile."""
+        self._isStarting = True
+        self.update()
+        try:
+            yield
+        finally:
+            self._isStarting = False
+            self.update()
 
     def ask(self, question: str) -> bool:
         """A yes or no from the user."""

@@ -8,8 +8,17 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DLib.eta import format_duration
 from SparseUNet3DModule.installation import missingPackages
+
+#: What a call may fail with: errors of this program, and of Slicer, where it cannot export a segment.
+FAILURES = (SparseUNetError, RuntimeError, MemoryError)
+
+
+def sentenceOf(error: Exception) -> str:
+    """What an error says; Python's own about memory may say nothing."""
+    return str(error) or _("Memory ran out; close other programs.")
 
 
 class ProgressView:

@@ -10,13 +10,14 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SparseUNet3DLib.errors import InputError, SparseUNetError
+from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.evaluation import CONFUSION_SEGMENTS
 from SparseUNet3DLib.raw_nrrd import read_raw_nrrd
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DModule import runs
 from SparseUNet3DModule.foregrounds import Foregrounds
 from SparseUNet3DModule.painted import paintedOn, requireLabelmap
+from SparseUNet3DModule.progress_view import FAILURES, sentenceOf
 from SparseUNet3DModule.results import newSegmentation, showLabels, volumeOf
 from SparseUNet3DModule.tasks import withoutBackground
 
@@ -187,8 +188,8 @@ class ResultSection:
             return
         try:
             copyIntoAnnotation(self._panel)
-        except SparseUNetError as error:
-            self._panel.progress.showProblem(str(error))
+        except FAILURES as error:
+            self._panel.progress.showProblem(sentenceOf(error))
 
 
 def copyIntoAnnotation(panel: Any) -> None:
@@ -213,8 +214,8 @@ def copyIntoAnnotation(panel: Any) -> None:
         # Slicer would move what is written into a segmentation by the transform twice.
         names = f"'{parameters.annotation.GetName()}' and '{parameters.volume.GetName()}'"
         raise InputError(
-            f"{names} have different parent transforms; harden both in the Data module before you copy, which leaves "
-            "them where they are."
+            f"{names} have different parent transforms; harden both in the Data module before you copy: where they are "
+            "linear, that leaves everything in its place."
         )
     painted = paintedOn(parameters.result, parameters.volume)
     numbers = _counterparts(painted, paintedOn(parameters.annotation, parameters.volume))

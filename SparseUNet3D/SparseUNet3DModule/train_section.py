@@ -8,11 +8,11 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DModule import begun, runs
 from SparseUNet3DModule.chart import TrainingChart
 from SparseUNet3DModule.installation import isTorchInstalled, missingPackages
 from SparseUNet3DModule.preview import Preview
+from SparseUNet3DModule.progress_view import FAILURES
 from SparseUNet3DModule.slices import HELD_OUT, IGNORE
 from SparseUNet3DModule.tasks import Outcome
 
@@ -160,7 +160,7 @@ class TrainSection:
             case = self._panel.logic.makeCase(
                 self._panel.channels(), parameters.annotation, *self._slices(), parameters.scribbles
             )
-        except (SparseUNetError, RuntimeError):  # the latter from Slicer, where it cannot export a segment
+        except FAILURES:
             return False
         then = begun.read(Path(parameters.runFolder))
         return then is not None and then.annotation == begun.annotationDigest(case)

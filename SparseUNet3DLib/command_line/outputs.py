@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from SparseUNet3DLib.atomic import folded
 from SparseUNet3DLib.errors import InputError, OutputError, UsageError
 from SparseUNet3DLib.image_files import WRITABLE_SUFFIXES
 from SparseUNet3DLib.segmentation_files import sidecar_to_write
@@ -66,9 +66,8 @@ def check_outputs(
 
 
 def place_of(path: Path) -> str:
-    """The same text for two names of one file: "T1" and "t1" are one on macOS and Windows."""
-    place = os.path.realpath(path)
-    return place.casefold() if sys.platform in ("darwin", "win32") else place
+    """The same text for all names of a file."""
+    return folded(os.path.realpath(path))
 
 
 def _check_place(path: Path, overwrite: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from SparseUNet3DLib.command_line.options import axes, parse_overrides
-from SparseUNet3DLib.device import available_memory, tune_allocator
+from SparseUNet3DLib.device import available_memory, choose_device, tune_allocator
 from SparseUNet3DLib.errors import UsageError
 from SparseUNet3DLib.inference import InferenceSettings
 from SparseUNet3DLib.model_file import load_model
@@ -47,7 +47,9 @@ def inference_settings(args: argparse.Namespace) -> InferenceSettings:
     if not 0 <= args.overlap <= 0.9:
         raise UsageError(f"--overlap must be between 0 and 0.9, not {args.overlap:g}.")
     memory = available_memory(torch.device("cpu"))
-    memory = int(LOGITS_SHARE * min(memory, _memory_limit(args) or memory))
+    if choose_device(args.device).type == "cpu":  # else --memory is of the GPU's
+        memory = min(memory, _memory_limit(args) or memory)
+    memory = int(LOGITS_SHARE * memory)
     return InferenceSettings(args.overlap, axes(args.average_mirrored, "--average-mirrored"), memory)
 
 

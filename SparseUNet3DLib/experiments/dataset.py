@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from SparseUNet3DLib.atomic import folded
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import InputError, MissingDependencyError, UsageError
 from SparseUNet3DLib.experiments.volume_entry import VolumeEntry, read_entry, refuse_unknown
@@ -79,7 +80,7 @@ def _dataset(values: dict, path: Path, warn: Callable[[str], None]) -> DataSet:
     entries: dict[str, VolumeEntry] = {}
     for number, entry in enumerate(volumes, start=1):
         name = str(entry.get("name", f"volume {number}")) if isinstance(entry, Mapping) else f"volume {number}"
-        if any(name_in_files(name).casefold() == name_in_files(other).casefold() for other in entries):
+        if any(folded(name_in_files(name)) == folded(name_in_files(other)) for other in entries):
             raise InputError(f"two volumes are named '{name}', as far as file names tell; give each a name of its own.")
         try:
             entries[name] = read_entry(entry, name, root, warn)

@@ -65,7 +65,8 @@ def read_entry(entry: Mapping, name: str, root: Path, warn: Callable[[str], None
         annotation = _read_labels(path, entry, volume.geometry)
     else:
         segmentation = on_grid(read_named(path), volume.geometry, str(path), warn)
-        slices = texts(entry, "slices") or slices_in_file(path)[0] or ["auto"]
+        listed = slices_in_file(path)[0]
+        slices = texts(entry, "slices") or (["auto"] if listed is None else listed)
         annotation = _as_meant(segmentation, slices)
     if "segments" in entry:
         annotation = _only(annotation, texts(entry, "segments"))

@@ -155,7 +155,7 @@ def test_names_that_are_one_file_on_macos_are_refused_there(
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_bytes((trained / "vol.nrrd").read_bytes())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("SparseUNet3DLib.command_line.outputs.sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr("SparseUNet3DLib.atomic.sys", SimpleNamespace(platform="darwin"))
     command = ("segment", trained / "m.safetensors", "one/CT.nrrd", "two/ct.nrrd", "--output-folder", "found")
     assert call(*command) == 2
     assert "Several volumes would be written to" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, repeat
 
 import numpy as np
 import pytest
@@ -120,8 +121,9 @@ def test_a_network_that_came_to_a_plateau_early_is_kept(monkeypatch):
     monkeypatch.setattr(training, "_FIRST_VALIDATION_SECONDS", 0.0)
     monkeypatch.setattr(training, "_SIDE_TASK_SHARE", 1e9)
     better = iter(np.linspace(0.1, 0.9, 1000))
+    last = chain([0.5] * 7, repeat(0.6))  # at the end it is better again
     task = task_of_three(recipe=tiny_recipe(iterations=60, patience=0.25))
-    scores = [lambda *_: {"a": next(better)}, lambda *_: {"a": next(better)}, lambda *_: {"a": 0.5}]
+    scores = [lambda *_: {"a": next(better)}, lambda *_: {"a": next(better)}, lambda *_: {"a": next(last)}]
     folds = [replace(f, validate=score) for f, score in zip(task.folds, scores, strict=True)]
     result = run_training(replace(task, folds=folds))
     assert 40 < result.iterations < 50

@@ -162,7 +162,11 @@ def test_non_finite_voxels_take_the_lowest_finite_value_and_are_told(tmp_path: P
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
-def test_nifti_of_either_byte_order_keeps_its_non_finite_voxels_apart(tmp_path: Path, order: str, dtype: str):
+@pytest.mark.parametrize("piece", [32, 2**20])
+def test_nifti_of_either_byte_order_keeps_its_non_finite_voxels_apart(
+    tmp_path: Path, order: str, dtype: str, piece: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("SparseUNet3DLib.nifti_voxels._CHUNK_BYTES", piece)
     array = np.stack([VOXELS, VOXELS + 50], axis=-1).astype(dtype)
     array[1, 2, 3, 0] = array[0, 1, 2, 1] = np.nan
     path = tmp_path / "v.nii"

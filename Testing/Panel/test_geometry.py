@@ -49,6 +49,16 @@ def test_a_volume_that_is_chosen_is_seen_along_its_own_slices(panel, direction):
             assert np.abs(normal @ (axes / np.linalg.norm(axes, axis=0))).max() == pytest.approx(1.0)
 
 
+def test_a_view_that_is_not_tilted_stays_where_it_is(panel):
+    """From one volume to another on the same grid, the user goes on looking at the same slice."""
+    panel.ui.volumeSelector.setCurrentNode(addVolume("T1"))
+    view = slicer.util.getNodesByClass("vtkMRMLSliceNode")[0]
+    view.SetSliceOffset(37.5)
+    view.SetFieldOfView(11.0, 12.0, 1.0)
+    panel.ui.volumeSelector.setCurrentNode(addVolume("T2"))
+    assert view.GetSliceOffset() == 37.5 and view.GetFieldOfView()[:2] == (11.0, 12.0)
+
+
 def test_the_table_tells_slices_as_the_views_show_them(panel, drive):
     """In the world, and not as the volume would have them without its transform."""
     volume = addVolume()
