@@ -37,7 +37,7 @@ class RandomTransforms:
 #: Two axes whose extents in a patch differ by more than this factor are not rotated into each other.
 _THIN = 3.0
 #: A patch is so many times as wide as the standard deviation of its control points, at least.
-_ELASTIC_EXTENTS = 4.0
+_ELASTIC_EXTENTS = 3.0
 #: Knots of the gray-value curves, in normalised gray values; beyond the ends the curve goes on straight.
 _KNOTS = (-1.5, -0.5, 0.5, 1.5)
 

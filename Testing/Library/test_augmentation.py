@@ -213,8 +213,8 @@ def test_a_thin_volumes_annotation_stays_in_its_patches(axis: int, slices: int, 
     assert np.mean(known) > least
     displacements = draw_transforms(recipe, plan, 20, generator()).displacements
     along = displacements.std(dim=(0, 2, 3, 4))
-    assert along[axis] == pytest.approx((slices - 1) / 4, rel=0.1)
-    assert along[[a for a in range(3) if a != axis]].tolist() == pytest.approx([31 / 4] * 2, rel=0.1)
+    assert along[axis] == pytest.approx((slices - 1) / 3, rel=0.1)
+    assert along[[a for a in range(3) if a != axis]].tolist() == pytest.approx([8.0] * 2, rel=0.1)
 
 
 def test_the_papers_2d_peer_stays_on_its_slice():

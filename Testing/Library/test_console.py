@@ -42,7 +42,7 @@ def test_help_fits_80_columns_and_explains_every_option(
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     assert all(name in text for name in commands)
-    assert "Exit codes: 0 done, 2 usage, 3 input" in text
+    assert "Exit codes: 0 done, 1 unexpected error, 2 usage, 3 input" in text
 
 
 def test_version(capsys: pytest.CaptureFixture[str]):

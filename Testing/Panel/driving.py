@@ -103,7 +103,7 @@ def isAlive(pid: int) -> bool:
     """Whether a process runs (a zombie does not)."""
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or read
         return False
 
 
