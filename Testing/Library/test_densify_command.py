@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from command import DENSIFY, PAINTED, SEGMENTS, SHAPE, SMALL, call, painted, sta
 from documented_events import check_event, strict_lines
 
 from SparseUNet3DLib.annotated_slices import slices_to_metadata
+from SparseUNet3DLib.command_line.training_options import inference_settings
+from SparseUNet3DLib.errors import UsageError
 from SparseUNet3DLib.events import EventDecoder
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.model_file import load_model
@@ -265,6 +268,24 @@ def test_slices_listed_in_the_annotation_s_file_need_no_option(folder: Path, cap
     assert "0,0,3 planes (yz, xz, xy)" in capsys.readouterr().out
     assert call(*command, "--held-out", "z:16") == 2
     assert "Slices z:16 cannot be held out, because they are not annotated" in capsys.readouterr().err
+
+
+def test_a_list_without_any_slices_is_no_reason_to_search(folder: Path, capsys: pytest.CaptureFixture[str]):
+    volume = Geometry.from_image(sitk.ReadImage("vol.nrrd"))
+    metadata = metadata_from_segments(SEGMENTS, volume.size, Path("a")) | slices_to_metadata([], None)
+    list(write_raw_nrrd("none.seg.nrrd", painted(LABELS).astype(np.uint16), volume, metadata))
+    assert call("densify", "vol.nrrd", "-a", "none.seg.nrrd", "-o", "out.seg.nrrd", *SMALL, "--dry-run") == 2
+    assert "No annotated slices are given" in capsys.readouterr().err
+
+
+def test_segmenting_keeps_to_the_memory_that_is_said():
+    args = Namespace(device="cpu", overlap=0.5, average_mirrored="", memory=0.5)
+    assert inference_settings(args).memory == 2**29 // 4
+    del args.memory  # as of `segment`
+    assert inference_settings(args).memory > 2**29 // 4
+    args.memory = float("inf")
+    with pytest.raises(UsageError, match="--memory must be above 0 GiB and finite, not inf"):
+        inference_settings(args)
 
 
 def test_uncompressed_results_and_errors_on_held_out_slices(folder: Path):

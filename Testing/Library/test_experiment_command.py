@@ -8,11 +8,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from command import call, run, start
 from tiny_experiment import a_cell, ours, rows_of, tiny
 
 from SparseUNet3DLib.command_line import experiment
-from SparseUNet3DLib.errors import DivergenceError, InputError, Interrupted, MemoryLimitError
+from SparseUNet3DLib.errors import DivergenceError, InputError, Interrupted, MemoryLimitError, SparseUNetError
 from SparseUNet3DLib.experiments import cells
 from SparseUNet3DLib.experiments.dataset import read_dataset
 from SparseUNet3DLib.experiments.protocols import NETWORKS, fully_automated, semi_automated
@@ -74,40 +75,36 @@ def test_each_network_learns_from_its_own_slices_only_and_from_all_of_them(tmp_p
     assert [r["row"] for r in ours(out / "semi-automated.csv")[::3]] == ["subset 1", "subset 2", "subset 3"]
 
 
-def test_a_cell_that_cannot_be_made_leaves_the_others(tmp_path: Path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error, kind, told",
+    [
+        (DivergenceError("Training diverged."), DivergenceError, "Training diverged."),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB."), MemoryLimitError, "Memory ran out."),
+    ],
+)
+def test_a_cell_that_cannot_be_made_leaves_the_others(
+    tmp_path: Path, monkeypatch, capsys, error: Exception, kind: type[SparseUNetError], told: str
+):
     """It is tried again the next time, and the exit code is that of what went wrong."""
 
     def fail_in_2d(cases, recipe, *rest):
         if recipe.network == "2d":
-            raise DivergenceError("Training diverged.")
+            raise error
         return train(cases, recipe, *rest)
 
     monkeypatch.setattr(cells, "train", fail_in_2d)
     command = ("experiment", "fully-automated", tiny(tmp_path), "-o", tmp_path / "out", "--no-pictures")
-    assert call(*command, "--device", "cpu") == DivergenceError.exit_code
+    assert call(*command, "--device", "cpu") == kind.exit_code
     table = tmp_path / "out" / "fully-automated.csv"
     assert [(r["row"], r["column"]) for r in ours(table)] == [
         (v, c) for v in ("S1", "S2") for c in NETWORKS if not c.startswith("2D")
     ]
     out, err = capsys.readouterr()
     assert "| S1 |" in out and (tmp_path / "out" / "fully-automated.md").exists()
-    assert "2 of 6 cells could not be made" in err and "S1, 2D with BN" in err
+    assert "2 of 6 cells could not be made" in err and f"S1, 2D with BN is left out: {told}" in " ".join(err.split())
     monkeypatch.undo()
     assert call(*command, "--device", "cpu") == 0
     assert len(ours(table)) == 6 and not list(table.parent.glob("*.run"))
-
-
-def test_a_cell_that_does_not_fit_into_memory_leaves_the_others(tmp_path: Path, monkeypatch, capsys):
-    def fail_in_2d(cases, recipe, *rest):
-        if recipe.network == "2d":
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")
-        return train(cases, recipe, *rest)
-
-    monkeypatch.setattr(cells, "train", fail_in_2d)
-    command = ("experiment", "fully-automated", tiny(tmp_path), "-o", tmp_path / "out", "--no-pictures")
-    assert call(*command, "--device", "cpu") == MemoryLimitError.exit_code
-    assert len(ours(tmp_path / "out" / "fully-automated.csv")) == 4
-    assert "S1, 2D with BN is left out: Memory ran out." in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_network_that_is_asked_to_finish_early_is_not_compared_with_others(tmp_path: Path, monkeypatch, capsys):

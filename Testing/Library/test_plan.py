@@ -196,6 +196,13 @@ def test_plans_shrink_until_a_sentence_says_that_nothing_fits(network: str, reci
         planned((256, 256, 256), memory=10_000, recipe=recipe)
 
 
+@pytest.mark.parametrize("known_slices", [False, True])
+def test_many_classes_take_memory_for_their_logits(known_slices: bool):
+    few, many = (replace(planned((64, 64, 64)), classes=n, known_slices=known_slices) for n in (2, 1002))
+    logits = 4 * 1000 * math.prod(few.output_size) * few.batch_size  # in float32
+    assert many.training_bytes() - few.training_bytes() >= 3 * logits
+
+
 def test_a_plan_without_pooling_shrinks_too():
     plan = make_plan_of((7, 7, 7), strides=(), kernels=((3, 3, 3),), widths=(2,))
     assert plan.smaller().patch_size == (4, 7, 7)
