@@ -54,7 +54,7 @@ def takeAll(standIn: object, widget: object, folder: Path) -> None:
     take("annotate", "annotateSection")
     panel.parameters.preset = "quick"
     ui.segmentButton.click()
-    assert standIn.process_events(lambda: len(panel.train.chart.values("held-out IoU")) > 8, 60), ui.errorLabel.text
+    assert standIn.process_events(lambda: len(panel.train.chart.values("held-out IoU")) > 5, 60), ui.errorLabel.text
     take("training", "trainSection", "resultSection")
     assert standIn.process_events(lambda: not panel.isBusy, 240)
     assert not ui.errorLabel.text, ui.errorLabel.text
