@@ -125,3 +125,9 @@ def nodeNames(kind: str) -> list[str]:
 def pathWith(folder: Path) -> str:
     """PATH with ``folder`` first."""
     return os.pathsep.join([str(folder), os.environ.get("PATH", "")])
+
+
+def table(panel: Any) -> list[tuple[str, ...]]:
+    """Texts of the table of slices."""
+    widget = panel.ui.sliceTable
+    return [tuple(widget.item(r, c).text() for c in range(3)) for r in range(widget.rowCount)]
