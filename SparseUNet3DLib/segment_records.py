@@ -60,7 +60,7 @@ def metadata_from_segments(segments: Sequence[Segment], size: tuple[int, int, in
     """Slicer's metadata for label values 1, 2, ... on a grid of ``size`` voxels (i, j, k).
 
     Raises:
-        OutputError: a tag holds a character that separates tags in the file.
+        OutputError: a tag holds a character that separates tags in the file (those read from files hold none).
     """
     metadata = {
         "Segmentation_MasterRepresentation": _BINARY_LABELMAP,
@@ -159,6 +159,9 @@ def _record_from_json(entry: object, n: int, sidecar: Path) -> SegmentRecord:
         texts = [identifier, name, *tags, *tags.values()] if isinstance(tags, dict) else [None]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError('"id", "name" and all "tags" must be text')
+        for key in tags:
+            if _cannot_be_joined(key, tags[key]):
+                raise ValueError(f"its tag '{key}' holds a ':' or '|', which separate tags in Slicer's files")
         color = entry.get("color", [0.5, 0.5, 0.5])
         if not isinstance(color, list) or not all(type(c) in (int, float) for c in color):
             raise ValueError('"color" must be a list of three numbers')
@@ -194,9 +197,13 @@ def _split_tags(text: str) -> dict[str, str]:
     return {key: value for key, _colon, value in parts}
 
 
+def _cannot_be_joined(key: str, value: str) -> bool:
+    return ":" in key or "|" in key + value
+
+
 def _join_tags(segment: Segment, path: Path) -> str:
     for key, value in segment.tags.items():
-        if ":" in key or "|" in key + value:
+        if _cannot_be_joined(key, value):
             raise OutputError(
                 f"Cannot write '{path}': the tag '{key}' of segment '{segment.name}' holds a ':' or '|', which "
                 "separate tags in this format; rename it."

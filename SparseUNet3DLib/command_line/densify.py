@@ -19,7 +19,7 @@ from SparseUNet3DLib.evaluation import (
 )
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.image_files import check_keeps_grid
-from SparseUNet3DLib.segmentation_files import sidecar_of, write_segmentation
+from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
 from SparseUNet3DLib.volumes import Volume, write_scalar_volume
 
@@ -37,9 +37,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         "confusion": args.confusion,
     }
     segmentations = [path for path in (args.annotation, args.truth) if path]
-    inputs = [*args.image, *segmentations, *map(sidecar_of, segmentations), args.start_from]
+    inputs = [*args.image, args.start_from]
     own = [args.preview] if args.resume else []
-    check_outputs([*outputs.items(), ("preview", args.preview)], inputs, args.overwrite, own)
+    check_outputs([*outputs.items(), ("preview", args.preview)], inputs, args.overwrite, own, segmentations)
     if args.pictures:
         require_pillow()
     tune_allocator()

@@ -28,7 +28,7 @@ from SparseUNet3DLib.evaluation import (
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.image_files import read_header
-from SparseUNet3DLib.segmentation_files import sidecar_of, write_segmentation
+from SparseUNet3DLib.segmentation_files import write_segmentation
 from SparseUNet3DLib.segments import Segmentation
 
 
@@ -41,8 +41,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> None:
         require_pillow()
     outputs = {"scores": args.json, "confusion": args.confusion, "pictures": args.pictures}
     segmentations = [args.segmentation, args.truth, *filter(None, [args.annotation])]
-    inputs = [*segmentations, *map(sidecar_of, segmentations), *(args.image or [])]
-    check_outputs(list(outputs.items()), inputs, args.overwrite)
+    check_outputs(list(outputs.items()), args.image or [], args.overwrite, segmentations=segmentations)
     volume = read_image(args.image, reporter) if args.image else None
     # Either may be cropped to what is in it: neither may lose what lies beyond the other.
     own, others = (Geometry.from_image(read_header(file)) for file in (args.segmentation, args.truth))

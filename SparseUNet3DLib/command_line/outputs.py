@@ -11,7 +11,7 @@ from pathlib import Path
 from SparseUNet3DLib.atomic import folded
 from SparseUNet3DLib.errors import InputError, OutputError, UsageError
 from SparseUNet3DLib.image_files import WRITABLE_SUFFIXES
-from SparseUNet3DLib.segmentation_files import sidecar_to_write
+from SparseUNet3DLib.segmentation_files import sidecar_of, sidecar_to_write
 from SparseUNet3DLib.stopping import StopRequest
 
 STOP_FILE = "stop"
@@ -33,6 +33,7 @@ def check_outputs(
     inputs: Iterable[Path | None],
     overwrite: bool,
     own: Collection[Path | None] = (),
+    segmentations: Sequence[Path] = (),
 ) -> None:
     """Refuse outputs that cannot be written, before hours are spent on making them.
 
@@ -41,12 +42,17 @@ def check_outputs(
         inputs: files that are read, which an output must not replace.
         overwrite: whether other files may be replaced.
         own: outputs that may be there already, made by the same run before it was interrupted.
+        segmentations: inputs, too, whose sidecars, also missing ones, no output may be: it would change what they say.
 
     Raises:
         UsageError: an ending is that of another format, or a file has two purposes.
         OutputError: a file exists, or its folder does not, or may not be written.
     """
-    purposes = {place_of(path): "an input" for path in inputs if path}
+    purposes = {
+        place_of(sidecar): f"is where the segment names of '{path}' are looked for"
+        for path in segmentations if (sidecar := sidecar_of(path))
+    }
+    purposes |= {place_of(path): "is an input already" for path in [*inputs, *segmentations] if path}
     for kind, path in outputs:
         if path is None:
             continue
@@ -59,9 +65,9 @@ def check_outputs(
             place = place_of(file)
             if place in purposes:
                 raise UsageError(
-                    f"'{file}' is {purposes[place]} already, and the {kind} would replace it; give another name."
+                    f"'{file}' {purposes[place]}, and the {kind} would replace it; give another name."
                 )
-            purposes[place] = f"the {kind}"
+            purposes[place] = f"is the {kind} already"
             _check_place(file, overwrite or path in own)
 
 

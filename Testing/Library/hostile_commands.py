@@ -233,7 +233,7 @@ HOSTILE = [
     ),
     (
         "an output over an input's names", annotated_by("sparse.nrrd", "-o sparse.mha --overwrite"), 2,
-        "'sparse.json' is an input already",
+        "'sparse.json' is where the segment names of 'sparse.nrrd' are looked for, and the",
     ),
     (
         "a preview over an input, resuming", DENSIFY + " --resume --preview ann.seg.nrrd", 2,

@@ -149,6 +149,8 @@ class TestSidecars:
             ({"segments": [{"value": 1, "name": 3}]}, "must be text"),
             ({"segments": [{"value": 1, "tags": ["a"]}]}, "must be text"),
             ({"segments": [{"value": 1, "tags": {"a": 1}}]}, "must be text"),
+            ({"segments": [{"value": 1, "tags": {"a": "b|c"}}]}, "tag 'a' holds a ':' or '\\|', which separate tags"),
+            ({"segments": [{"value": 1, "tags": {"a:b": "c"}}]}, "tag 'a:b' holds"),
             ({"segments": [{"value": 1, "color": "red"}]}, "list of three numbers"),
             ({"segments": [{"value": 1, "color": [255, 0, 0]}]}, "red, green and blue in 0..1"),
             ({"segments": [{"value": 0}]}, "label value 0; it must be 1 or more"),
