@@ -38,11 +38,9 @@ class Answer:
 
 
 def make_validation(prepared: Preparation, fold: Fold) -> HeldOutValidation:
-    """Scores on the held-out planes of ``fold``, of which the network knows nothing but the other planes."""
-    kept = {id(c.volume): prepared.turn(c).annotation(c.annotation) for c in fold.training}
+    """Scores on the held-out planes of ``fold``, which the network does not learn from."""
     cases = [prepared.turn(c).case(c) for c in fold.validation]
-    known = [kept[id(c.volume)] for c in fold.validation]
-    return HeldOutValidation(cases, known, prepared.normalisation, prepared.device, prepared.resample)
+    return HeldOutValidation(cases, prepared.normalisation, prepared.device, prepared.resample)
 
 
 def held_out_answers(

@@ -16,7 +16,6 @@ from torch import nn
 
 from SparseUNet3DLib.device import autocast, memory_format
 from SparseUNet3DLib.errors import MemoryLimitError
-from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.mixture import USUAL, Mixture
 from SparseUNet3DLib.networks.batch_norm import recompute_statistics
 from SparseUNet3DLib.normalisation import ChannelNormalisation
@@ -70,18 +69,16 @@ class Predictor:
         precision: torch.dtype = torch.float32,
         settings: InferenceSettings = InferenceSettings(),
         warn: Callable[[str], None] = lambda message: None,
-        known: KnownSlices | None = None,
         mixture: Mixture = USUAL,
         resample: Resample = resample_to,
     ) -> None:
         """``image`` is (c, z, y, x) of any number type, ``spacing`` (z, y, x) in mm.
 
-        ``known`` are slices of this very volume, for a network with a plan for them; ``mixture`` is for one with
-        a classifier of single voxels; ``resample`` may know the image already.
+        ``mixture`` is for a network with a classifier of single voxels; ``resample`` may know the image already.
         """
         self.network, self.plan, self.device, self.precision = network, plan, device, precision
         self.settings, self._warn = settings, warn
-        self._known, self._mixture = known, mixture
+        self._mixture = mixture
         self.shape: Triple = image.shape[1:]
         self._statistics = [n.statistics(c) for n, c in zip(channels, image, strict=True)]
         self._image, self._scale = resample(image, spacing, plan.spacing)
@@ -226,16 +223,13 @@ class Predictor:
 
     def _run(self, tile: Box) -> torch.Tensor:
         """Logits (1, classes, z, y, x) of one tile, averaged over its mirrorings."""
-        inputs = [self._read(tile)]
-        if self._known is not None:
-            inputs.append(self._known.channels(self._positions(tile))[None])
+        image = self._read(tile)
         axes = [_AXES.index(a) + 2 for a in self.settings.mirror]
         subsets = [s for n in range(len(axes) + 1) for s in itertools.combinations(axes, n)]
         logits: torch.Tensor | None = None
         for flipped in subsets:
             with autocast(self.device, self.precision):
-                out = self.network(*(i.flip(flipped) if flipped else i for i in inputs))
-            out = out if self._known is None else out[1]
+                out = self.network(image.flip(flipped) if flipped else image)
             out = out.float().flip(flipped) if flipped else out.float()
             logits = out if logits is None else logits.add_(out)
         return logits / len(subsets)
@@ -246,14 +240,6 @@ class Predictor:
         box = to_device(read_box(self._image, start, self.plan.patch_size), self.device)
         batch = normalise(box, self._statistics)[None]
         return batch.to(memory_format=memory_format(self.device))
-
-    def _positions(self, tile: Box) -> torch.Tensor:
-        """(3, z, y, x) where the tile's voxels lie in the volume's own grid."""
-        axes = [
-            torch.arange(s, s + n, device=self.device) / f
-            for s, n, f in zip(tile.start, tile.size, self._scale, strict=True)
-        ]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
     def _tiles(self, frame: Box) -> Iterator[Box]:
         """Output tiles that cover ``frame``."""

@@ -139,7 +139,8 @@ def load_model(path: str | os.PathLike) -> Model:
             recipe=Recipe.from_dict(header["recipe"]),
             channels=tuple(ChannelNormalisation.from_dict(c) for c in header["channels"]),
             segments=tuple(_segment(s) for s in header["segments"]),
-            weights=weights,
+            # The first versions' networks had a head that corrected them by annotated slices; it is not asked any more.
+            weights={name: tensor for name, tensor in weights.items() if "correction." not in name},
             record=header["record"],
             # The first versions had none.
             mixture=Mixture.from_dict(header["mixture"]) if "mixture" in header else USUAL,
@@ -166,7 +167,7 @@ def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> di
     """
     adapted = replace(
         model.plan, classes=plan.classes, batch_size=plan.batch_size, patch_size=plan.patch_size,
-        known_slices=plan.known_slices, voxel_spacing=plan.voxel_spacing,
+        voxel_spacing=plan.voxel_spacing,
     )
     if adapted != plan:
         differing = [f.name for f in fields(Plan) if getattr(adapted, f.name) != getattr(plan, f.name)]
@@ -185,16 +186,9 @@ def adapt_weights(model: Model, plan: Plan, segments: tuple[Segment, ...]) -> di
         for row, source in enumerate(rows):
             new[row] = old[source] if source is not None else old.mean(0)
         weights[name] = new
-    correction = {n: t for n, t in weights.items() if n.startswith("correction.")}
-    weights = {n: t for n, t in weights.items() if not n.startswith(("correction.", "voxel_network."))}
-    # The classifier of single voxels is fitted to the annotation anew. The correction's input and output follow the
-    # segments; small as it is, it is learnt anew where they differ.
-    fresh = ["voxel_network."]
-    if model.plan.known_slices and plan.known_slices and rows == list(range(model.plan.classes)):
-        weights |= correction
-    else:
-        fresh.append("correction.")
-    return weights | {n: t for n, t in _fresh_weights(plan).items() if n.startswith(tuple(fresh))}
+    # The classifier of single voxels is fitted to the annotation anew.
+    weights = {n: t for n, t in weights.items() if not n.startswith("voxel_network.")}
+    return weights | {n: t for n, t in _fresh_weights(plan).items() if n.startswith("voxel_network.")}
 
 
 def _fresh_weights(plan: Plan) -> dict[str, torch.Tensor]:

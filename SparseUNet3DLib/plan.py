@@ -19,8 +19,6 @@ PAPER_MARGIN = 44
 PAPER_SMALLEST = 92
 #: What no plan exceeds: classes, channels, or voxels along an axis of a patch.
 LARGEST = 4096
-#: Channels between the two layers that correct the logits by what annotated slices tell.
-CORRECTION_WIDTH = 32
 
 Triple = tuple[int, int, int]
 
@@ -40,7 +38,6 @@ class Plan:
         patch_size: voxels that the network sees in training, and in one tile.
         batch_size: patches per step.
         batch_norm: None, or where the statistics come from at test time: "batch", "running", "frozen".
-        known_slices: the network has a head that corrects its answer by what annotated slices tell.
         members: networks of this shape, trained one after another, whose logits are averaged.
         direction: of the first volume's axes, as in ``Geometry.direction``; volumes whose axes run otherwise are turned
             (see `orientation`). Empty in models of earlier versions: none is.
@@ -58,7 +55,6 @@ class Plan:
     patch_size: Triple
     batch_size: int
     batch_norm: str | None = None
-    known_slices: bool = False
     members: int = 1
     direction: tuple[float, ...] = ()
     voxel_spacing: tuple[float, ...] = ()
@@ -114,10 +110,8 @@ class Plan:
         """
         voxels = float(np.prod(self.patch_size)) * self.batch_size
         activations, parameters, channels_below = 0.0, 0.0, self.in_channels
-        if self.known_slices:  # the correction's input, its hidden layer twice, and logits
-            activations += voxels * (self.widths[0] + 5 * self.classes + 2 * CORRECTION_WIDTH)
-        else:  # logits of all output voxels, their gradient, and the logits of annotated ones
-            activations += float(np.prod(self.output_size)) * self.batch_size * 3 * self.classes
+        # Logits of all output voxels, their gradient, and the logits of annotated ones.
+        activations += float(np.prod(self.output_size)) * self.batch_size * 3 * self.classes
         for level, width in enumerate(self.widths):
             if level:
                 voxels /= float(np.prod(self.strides[level - 1]))

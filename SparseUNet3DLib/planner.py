@@ -42,8 +42,8 @@ def make_plan(
     return _paper_plan(recipe, shapes, spacing, in_channels, classes)
 
 
-def usual_patch_voxels(on_gpu: bool) -> int:
-    """About how many voxels "auto" sees at a time."""
+def usual_grid_voxels(on_gpu: bool) -> int:
+    """Volumes of more voxels "auto" sees on a coarser grid, where their structures allow."""
     return 128**3 if on_gpu else 64**3
 
 
@@ -53,8 +53,7 @@ def _auto_plan(
     if min(shape) < 1:
         raise InputError(f"A volume of {format_triple(shape)} voxels is empty.")
     # On a CPU many small steps teach more per minute than few large ones.
-    batch, base, widest = (2, 32, 320) if on_gpu else (1, 16, 128)
-    voxels = usual_patch_voxels(on_gpu)
+    batch, base, widest, voxels = (2, 32, 320, 128**3) if on_gpu else (1, 16, 128, 48**3)
     patch = shape if math.prod(shape) <= _WHOLE * voxels else _patch_shape(shape, spacing, voxels)
     strides, kernels = _levels(patch, spacing)
     widths = tuple(min(base * 2**level, widest) for level in range(len(kernels)))
@@ -62,7 +61,6 @@ def _auto_plan(
     patch = tuple(int(min(math.ceil(p / t), LARGEST // t) * t) for p, t in zip(patch, total, strict=True))
     return Plan(
         "auto", in_channels, classes, spacing, strides, kernels, widths, patch, batch, batch_norm=recipe.batch_norm,
-        known_slices=recipe.known_slices,
     )
 
 
@@ -74,10 +72,9 @@ def _patch_shape(shape: Triple, spacing: tuple[float, float, float], voxels: int
     """
     most, mm = np.array(shape, float), np.array(spacing)
     coarse = mm > ANISOTROPIC * mm.min()
-    if coarse.any():
+    if coarse.sum() == 1:
         few = np.minimum(most, _FEW_SLICES)
-        each = min(1.0, voxels / most.prod()) ** (1 / coarse.sum())
-        most = np.where(coarse, np.maximum(few, most * each), most)
+        most = np.where(coarse, np.maximum(few, most * min(1.0, voxels / most.prod())), most)
     # The edge of the cube whose part inside the volume has so many voxels, by bisection.
     low, high = 0.0, float((most * mm).max())
     for _ in range(60):

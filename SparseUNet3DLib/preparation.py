@@ -22,7 +22,7 @@ from SparseUNet3DLib.orientation import Turn, is_direction
 from SparseUNet3DLib.plan import LARGEST, Plan, fit_to_memory, format_triple
 from SparseUNet3DLib.plan_overrides import override_plan, parse_spacing
 from SparseUNet3DLib.plane_detection import Plane
-from SparseUNet3DLib.planner import make_plan, usual_patch_voxels
+from SparseUNet3DLib.planner import make_plan, usual_grid_voxels
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.resampling import Resampler
 from SparseUNet3DLib.volumes import Volume, require_channel_order
@@ -141,8 +141,6 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     changes = dict(options.plan)
     wanted_spacing = changes.pop("spacing", None)
     folds = make_folds(cases, options.hold_out, _count_networks(recipe, options, classes), _learnt(start, cases))
-    # What a slice tells about the voxels beside it can only be learnt where some of these are known.
-    recipe = replace(recipe, known_slices=recipe.known_slices and all(map(_knows_beside_slices, folds)))
     if start:
         plan = _plan_to_go_on_with(start.plan, recipe, classes, wanted_spacing, warn)
     else:
@@ -169,8 +167,7 @@ def _plan_to_go_on_with(
         raise UsageError("A model to start from goes on at the spacing that it was trained at; leave out spacing.")
     if plan.network != recipe.network:
         warn(f"The model to start from is a '{plan.network}' network, so that '{recipe.network}' does not count.")
-    known_slices = recipe.known_slices and plan.network == "auto"
-    return replace(plan, classes=classes, known_slices=known_slices, members=1)
+    return replace(plan, classes=classes, members=1)
 
 
 def _new_plan(
@@ -180,18 +177,10 @@ def _new_plan(
     direction = cases[0].volume.geometry.direction
     turned = [Turn.between(c.volume.geometry.direction, direction).case(c) for c in cases]
     spacing = parse_spacing(wanted_spacing) if wanted_spacing else _working_spacing(
-        turned, recipe, usual_patch_voxels(on_gpu)
+        turned, recipe, usual_grid_voxels(on_gpu)
     )
     shapes = [shape_at(c.volume, spacing) for c in turned]
     return replace(make_plan(recipe, shapes, spacing, channels, classes, on_gpu), direction=direction)
-
-
-def _knows_beside_slices(fold: Fold) -> bool:
-    """Whether more is annotated in one of the volumes than a single slice."""
-    annotations = [case.annotation for case in fold.training if case.annotation.planes]
-    return any(
-        np.count_nonzero(a.annotated) > np.count_nonzero(a.annotated[a.planes[0].voxels]) for a in annotations
-    )
 
 
 def held_out_planes(folds: Sequence[Fold]) -> dict[str, list[str]]:
@@ -243,9 +232,9 @@ def _count_networks(recipe: Recipe, options: RunOptions, classes: int) -> int:
     return max(wanted, before, begun)
 
 
-def _working_spacing(cases: Sequence[Case], recipe: Recipe, patch_voxels: int) -> tuple[float, float, float]:
+def _working_spacing(cases: Sequence[Case], recipe: Recipe, usual_voxels: int) -> tuple[float, float, float]:
     if recipe.network == "auto":
-        return choose_spacing(cases, patch_voxels)
+        return choose_spacing(cases, usual_voxels)
     return tuple(float(s) for s in np.median([c.volume.geometry.array_spacing for c in cases], axis=0))
 
 

@@ -8,20 +8,16 @@ import numpy as np
 import torch
 
 from SparseUNet3DLib.cases import Case
-from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 from SparseUNet3DLib.plan import Plan
-from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.resampling import Resample, resample_to
 from SparseUNet3DLib.tiles import Box
 from SparseUNet3DLib.voxel_boxes import box_around, normalise, to_device
 
 #: Annotated voxels remembered per case and class to centre patches on.
 _MOST_CENTRES = 500_000
-#: Share of the known slices that are hidden from a patch, apart from the one it was drawn from.
-_HIDDEN = 0.5
 
 
 class PreparedCase:
@@ -31,7 +27,6 @@ class PreparedCase:
         shape: of the target (z, y, x).
         spacing: of the target (z, y, x) in mm.
         scale: network voxels per voxel of the target.
-        known: its known slices; None for a network that takes no notice of them.
         class_counts: annotated voxels of each class.
     """
 
@@ -48,7 +43,6 @@ class PreparedCase:
         self.spacing, self.shape = case.volume.geometry.array_spacing, annotation.labels.shape
         self._image, self.scale = resample(image, self.spacing, plan.spacing)
         self._statistics = [n.statistics(c) for n, c in zip(normalisation, image, strict=True)]
-        self.known = KnownSlices.for_plan(annotation, plan, device)
         target = np.where(annotation.annotated, annotation.labels.astype(np.int16), np.int16(UNANNOTATED))
         self._target = np.ascontiguousarray(target)  # a turned volume's is not, and each patch would copy it
         self._resident: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -103,13 +97,6 @@ class PreparedCase:
             chosen = chosen if chosen in self._present else self._present[-1]
         centres = self._centres[chosen]
         return np.array(np.unravel_index(centres[randint(len(centres), generator)], self.shape))
-
-    def draw_hidden(self, voxel: np.ndarray, generator: torch.Generator) -> list[Plane]:
-        """The known slices to hide from a patch drawn from ``voxel`` (z, y, x): its own, and half of the others."""
-        chances = torch.rand(len(self.known.planes), generator=generator).tolist()
-        return [
-            p for p, c in zip(self.known.planes, chances, strict=True) if c < _HIDDEN or voxel[p.axis] == p.index
-        ]
 
 
 def keep_on_device(cases: Sequence[PreparedCase], room: int) -> None:

@@ -10,7 +10,6 @@ import torch
 from SparseUNet3DLib.errors import MemoryLimitError, OutputError
 from SparseUNet3DLib.events import Reporter
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
-from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.orientation import Turn
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.preparation import Preparation, shape_at
@@ -48,8 +47,7 @@ class PreviewWriter:
         try:
             predictor = Predictor(
                 network, plan, prepared.normalisation, case.volume.array, case.volume.geometry.array_spacing,
-                prepared.device, precision, _SETTINGS,
-                known=KnownSlices.for_plan(case.annotation, plan, prepared.device), resample=prepared.resample,
+                prepared.device, precision, _SETTINGS, resample=prepared.resample,
             )
             labels, _ = predictor.segment(self._go_on)
             segmentation = Segmentation(self._turn.back(labels), case.annotation.segments, self._grid)

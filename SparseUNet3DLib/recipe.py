@@ -87,8 +87,6 @@ class Recipe:
         ema_decay: decay of the moving average of the weights that is used for the result; 0: none.
         batch_norm: None (no batch normalisation; `auto` has instance normalisation) or the statistics
             used at test time: "batch", "running" or "frozen".
-        known_slices: let a network that segments the volume it learns from see what the annotated slices tell
-            about the voxels between them (`known_slices`); "auto" only.
         voxel_classifier: ask a small network that tells a voxel's class from filters around it as well
             (`voxel_classifier`), on the volume that is learnt from; "auto" only.
         augmentation: ranges of the random changes.
@@ -117,7 +115,6 @@ class Recipe:
     foreground_share: float = 0.5
     ema_decay: float = 0.99
     batch_norm: str | None = None
-    known_slices: bool = True
     voxel_classifier: bool = True
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
     first_augmentation: float = 0.5
@@ -208,7 +205,6 @@ PRESETS: dict[str, Recipe] = {
         foreground_share=0.0,
         ema_decay=0.0,
         batch_norm="batch",
-        known_slices=False,
         voxel_classifier=False,
         augmentation=AugmentationRecipe(rotation=5.0, scaling=0.1, elastic_sd=4.0, gray_slope=1.5),
         first_augmentation=1.0,

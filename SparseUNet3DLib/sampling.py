@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from SparseUNet3DLib.errors import InputError
 from SparseUNet3DLib.loss import UNANNOTATED, annotated_voxels
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
-from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.prepared_case import PreparedCase, keep_on_device, randint
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.resampling import Resample, resample_to
@@ -36,16 +35,11 @@ class Batch:
         images: (b, c, z, y, x) float32.
         target: (b, z', y', x') int64, ``UNANNOTATED`` where no class is known.
         annotated: (n,) flat indices of the target's annotated voxels.
-        known: (1, classes, n, 1, 1) float32, what those annotated slices tell that are not hidden, about the n
-            annotated voxels of the target, in order; None for a network that takes no notice of them.
-        hidden_target: (1, n, 1, 1), their target without the slices that ``known`` tells of; None where that is None.
     """
 
     images: torch.Tensor
     target: torch.Tensor
     annotated: torch.Tensor
-    known: torch.Tensor | None = None
-    hidden_target: torch.Tensor | None = None
 
 
 class PatchSampler:
@@ -83,10 +77,7 @@ class PatchSampler:
         centres = np.stack([self._draw_centre(v, c, generator) for v, c in zip(voxels, cases, strict=True)])
         transforms = draw_transforms(self.recipe.augmentation.weakened(strength), self.plan, number, generator)
         places = self._places(voxels - centres, cases, transforms)
-        hidden = None
-        if self.plan.known_slices:
-            hidden = [c.draw_hidden(v, generator) for c, v in zip(cases, voxels, strict=True)]
-        return self.extract(cases, voxels, places, transforms, hidden)
+        return self.extract(cases, voxels, places, transforms)
 
     def _draw_centre(self, voxel: np.ndarray, case: PreparedCase, generator: torch.Generator) -> np.ndarray:
         """Centre (z, y, x) of a patch that shows ``voxel`` somewhere in the middle half of its output.
@@ -118,12 +109,8 @@ class PatchSampler:
         voxels: np.ndarray,
         places: np.ndarray,
         transforms: RandomTransforms,
-        hidden: Sequence[Collection[Plane]] | None = None,
     ) -> Batch:
-        """Patches whose output voxels ``places`` (b, 3) lie on ``voxels`` (b, 3) of their cases.
-
-        ``hidden`` are the planes of each case that ``Batch.known`` must not tell of; None: there is no ``known``.
-        """
+        """Patches whose output voxels ``places`` (b, 3) lie on ``voxels`` (b, 3) of their cases."""
         where = patch_coordinates(transforms, self.recipe.augmentation, self.plan, self.device)
         where /= self._per_patch([c.spacing for c in cases])
         z, y, x = send(torch.from_numpy(places + np.array(self.plan.margin)), self.device).unbind(1)
@@ -135,23 +122,7 @@ class PatchSampler:
         inner = tuple(slice(m, m + n) for m, n in zip(self.plan.margin, self.plan.output_size, strict=True))
         where = where[(..., *inner)]
         target = torch.stack([self._sample_target(c, w) for c, w in zip(cases, where, strict=True)])
-        batch = Batch(images, target, annotated_voxels(target))
-        return batch if hidden is None else self._with_known_slices(batch, cases, where, hidden)
-
-    def _with_known_slices(
-        self, batch: Batch, cases: Sequence[PreparedCase], where: torch.Tensor, hidden: Sequence[Collection[Plane]]
-    ) -> Batch:
-        known, labels = [], []
-        for case, positions, target, planes in zip(cases, where, batch.target, hidden, strict=True):
-            annotated = annotated_voxels(target)
-            positions = positions.flatten(1).index_select(1, annotated)
-            known.append(case.known.channels(positions, planes))
-            seen = case.known.contains(positions, planes)
-            labels.append(target.flatten()[annotated].masked_fill(seen, UNANNOTATED))
-        return replace(
-            batch, known=torch.cat(known, 1)[None, ..., None, None],
-            hidden_target=torch.cat(labels)[None, :, None, None],
-        )
+        return Batch(images, target, annotated_voxels(target))
 
     def _sample_image(self, case: PreparedCase, where: torch.Tensor) -> torch.Tensor:
         """Gray values (c, z, y, x), interpolated at positions (3, z, y, x) of the case's own grid."""

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from SparseUNet3DLib.device import choose_precision, memory_format
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
-from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.preparation import Preparation
 from SparseUNet3DLib.recipe import Recipe
@@ -33,15 +32,12 @@ def seconds_after_training(
 def _make_predictor(
     prepared: Preparation, volume: Volume, recipe: Recipe, settings: InferenceSettings | None
 ) -> Predictor:
-    case = prepared.folds[0].training[0]
-    turn = prepared.turn(case)
-    turned = turn.volume(volume)
+    turned = prepared.turn(prepared.folds[0].training[0]).volume(volume)
     # Statistics are recomputed by a trained network only.
     plan = replace(prepared.plan, batch_norm=None if prepared.plan.batch_norm == "frozen" else prepared.plan.batch_norm)
     return Predictor(
         build_network(prepared.plan).to(prepared.device, memory_format=memory_format(prepared.device)), plan,
         prepared.normalisation, turned.array, turned.geometry.array_spacing, prepared.device,
         choose_precision(prepared.device, recipe.precision), settings or InferenceSettings(),
-        known=KnownSlices.for_plan(turn.annotation(case.annotation), prepared.plan, prepared.device),
         resample=prepared.resample,
     )

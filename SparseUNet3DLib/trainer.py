@@ -175,25 +175,13 @@ class Trainer:
         return self.sampler.draw_batch(self.generator, self.augmentation_strength(steps))
 
     def _loss(self, batch: Batch, fraction: float) -> torch.Tensor:
-        """Of the logits; where slices are known, its mean with the corrected logits' loss on the hidden ones."""
         images = batch.images.to(memory_format=memory_format(self.device))
         if not self.network.training:
             self.network.train()
         with autocast(self.device, self.precision):
-            features = self._features(images)
+            logits = self.network.decide(self._features(images))
         weights = self.class_weights(fraction)
-        if batch.known is None:
-            with autocast(self.device, self.precision):
-                logits = self.network.decide(features)
-            return sparse_loss(logits, batch.target, weights, self.recipe.dice, batch.annotated)
-        voxels = batch.annotated
-        with autocast(self.device, self.precision):
-            alone, corrected = self.network.decide(features, batch.known, voxels)
-        target = batch.target.flatten()[voxels].reshape(batch.hidden_target.shape)
-        return 0.5 * (
-            sparse_loss(alone, target, weights, self.recipe.dice)
-            + sparse_loss(corrected, batch.hidden_target, weights, self.recipe.dice)
-        )
+        return sparse_loss(logits, batch.target, weights, self.recipe.dice, batch.annotated)
 
     def _features(self, images: torch.Tensor) -> torch.Tensor:
         if self._recorded is None:
@@ -285,8 +273,7 @@ def _make_optimizers(network: nn.Module, recipe: Recipe, precision: torch.dtype)
     hidden: list[nn.Parameter] = []
     if recipe.optimizer == "muon":
         # What scales and shifts, and what decides for a class, is no matrix between hidden layers.
-        last = {"head.weight", "correction.2.weight"}
-        hidden = [p for n, p in network.named_parameters() if p.ndim == 5 and n not in last]
+        hidden = [p for n, p in network.named_parameters() if p.ndim == 5 and n != "head.weight"]
     others = [p for p in parameters if not any(p is h for h in hidden)]
     adam = torch.optim.AdamW(others, lr=rate, betas=(momentum, 0.99), weight_decay=decay, fused=fused)
     if not hidden:

@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
-from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.mixture import HeldOutLogits
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
@@ -28,21 +26,17 @@ _SETTINGS = InferenceSettings(overlap=0.25)
 class HeldOutValidation:
     """Scores a network on the held-out planes of ``cases``.
 
-    ``known`` is the annotation of each case whose slices the network may take notice of, the held-out ones not among
-    them. Only the tiles that show a held-out plane are computed, laid so that the plane runs through their
-    middle.
+    Only the tiles that show a held-out plane are computed, laid so that the plane runs through their middle.
     """
 
     def __init__(
         self,
         cases: Sequence[Case],
-        known: Sequence[SparseAnnotation | None],
         normalisation: Sequence[ChannelNormalisation],
         device: torch.device,
         resample: Resample = resample_to,
     ) -> None:
         self._resample = resample
-        self._known = known
         self._cases, self._normalisation, self._device = cases, normalisation, device
         self._segments = cases[0].annotation.segments
         self._plan: Plan | None = None
@@ -111,8 +105,11 @@ class HeldOutValidation:
         if plan != self._plan or plan.batch_norm == "frozen":
             self._plan = plan
             self._predictors = [
-                self._make_predictor(case, known, network, plan, precision)
-                for case, known in zip(self._cases, self._known, strict=True)
+                Predictor(
+                    network, plan, self._normalisation, case.volume.array, case.volume.geometry.array_spacing,
+                    self._device, precision, _SETTINGS, resample=self._resample,
+                )
+                for case in self._cases
             ]
         for case, predictor in zip(self._cases, self._predictors, strict=True):
             predictor.network = network
@@ -121,15 +118,6 @@ class HeldOutValidation:
     def forget(self) -> None:
         """Give back the memory that is only needed to score: it is not asked for again soon."""
         self._plan, self._predictors = None, []
-
-    def _make_predictor(
-        self, case: Case, known: SparseAnnotation | None, network: nn.Module, plan: Plan, precision: torch.dtype
-    ) -> Predictor:
-        return Predictor(
-            network, plan, self._normalisation, case.volume.array, case.volume.geometry.array_spacing, self._device,
-            precision, _SETTINGS, known=None if known is None else KnownSlices.for_plan(known, plan, self._device),
-            resample=self._resample,
-        )
 
 
 def joint_counts(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:

@@ -34,7 +34,6 @@ from SparseUNet3DLib.held_out_answers import (
     map_of_errors,
 )
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
-from SparseUNet3DLib.known_slices import KnownSlices
 from SparseUNet3DLib.model_file import Model, adapt_weights
 from SparseUNet3DLib.orientation import Turn
 from SparseUNet3DLib.preparation import Preparation, RunOptions, prepare, require_like_spacing
@@ -93,8 +92,7 @@ def train(
         SparseUNetError: one of its kinds, see ``prepare`` and ``training.run_training``.
     """
     reporter, stop = reporter or CollectingReporter(), stop or StopRequest()
-    # Other volumes have no slices, and what single voxels look like need not hold for them.
-    recipe = replace(recipe, known_slices=False, voxel_classifier=False)
+    recipe = replace(recipe, voxel_classifier=False)  # what single voxels look like need not hold for other volumes
     prepared = prepare(cases, recipe, options, reporter)
     return _train(prepared, recipe, options, reporter, stop)
 
@@ -107,20 +105,17 @@ def segment(
     keep: SparseAnnotation | None = None,
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
-    known: SparseAnnotation | None = None,
 ) -> Prediction:
     """Segment ``volume`` with ``model``.
 
     Args:
+        model: its classifier of single voxels is asked only where it was made from this volume.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         settings: overlap, mirror averaging and memory; None: half-overlapping tiles, and a fifth of the
             free main memory for logits.
         keep: annotated voxels that stay as they were painted.
         reporter: told how it goes (see ``events``); None: nobody.
         stop: asked after every part.
-        known: annotation of this volume whose slices a model made by ``densify`` may take notice of; None: ``keep``.
-            Its classifier of single voxels is asked where the model was made from this volume: where ``known`` is
-            given, or the model finds its own volume again.
 
     Raises:
         InputError: the volume has other channels than the model expects, or in another order, or a spacing in
@@ -129,9 +124,7 @@ def segment(
         Interrupted: asked to stop.
     """
     reporter, stop = reporter or CollectingReporter(), stop or StopRequest()
-    prediction = _segment(
-        model, volume, device, settings, known or keep, known is not None, resample_to, reporter, stop
-    )
+    prediction = _segment(model, volume, device, settings, False, resample_to, reporter, stop)
     if keep is not None:
         _keep_annotation(prediction, model, keep)
     return prediction
@@ -142,7 +135,6 @@ def _segment(
     volume: Volume,
     device: str,
     settings: InferenceSettings | None,
-    known: SparseAnnotation | None,
     is_own: bool,
     resample: Resample,
     reporter: Reporter,
@@ -168,8 +160,7 @@ def _segment(
         plan = replace(plan, voxel_spacing=())
     predictor = Predictor(
         network, plan, model.channels, turned.array, turned.geometry.array_spacing, where, precision, settings,
-        lambda message: reporter.emit("warning", message=message),
-        _known_slices(known, model, turn, where), model.mixture, resample,
+        lambda message: reporter.emit("warning", message=message), model.mixture, resample,
     )
     labels, confidence = (turn.back(found) for found in predictor.segment(_progress(reporter, stop, "segmenting")))
     return Prediction(Segmentation(labels, model.segments, volume.geometry), confidence)
@@ -216,9 +207,7 @@ def densify(
         if model.plan.voxel_spacing:
             model = replace(model, mixture=best_mixture(answers))
         model = replace(model, record={**model.record, "held_out_iou": held_out_iou(answers, model.mixture)})
-        prediction = _segment(
-            model, volume, options.device, settings, annotation, True, prepared.resample, reporter, stop
-        )
+        prediction = _segment(model, volume, options.device, settings, True, prepared.resample, reporter, stop)
     except Interrupted as error:
         if options.folder is None:
             raise
@@ -281,16 +270,6 @@ def _train(
     )
     record = make_record(prepared, result, start)
     return Model(result.plan, recipe, prepared.normalisation, segments, result.weights, record)
-
-
-def _known_slices(
-    known: SparseAnnotation | None, model: Model, turn: Turn, device: torch.device
-) -> KnownSlices | None:
-    if known is None:
-        return None
-    labels, _ = _classes_of(model, known)
-    known = turn.annotation(replace(known, labels=labels, segments=model.segments))
-    return KnownSlices.for_plan(known, model.plan, device)
 
 
 def _keep_annotation(prediction: Prediction, model: Model, keep: SparseAnnotation) -> None:

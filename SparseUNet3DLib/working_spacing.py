@@ -20,16 +20,16 @@ Spacing = tuple[float, float, float]
 #: Coarser by this factor at a time, and in all by no more than the power that follows.
 _STEP = 2**0.25
 _MOST_STEPS = 12
-#: A volume of more than so many patches is made coarser as long as its structures keep this IoU, ...
-_MANY_PATCHES, _KEPT = 2.5, 0.9
-#: ... and one of more than one patch as long as they keep nearly all of it.
+#: A volume of more than so many times the usual voxels is made coarser as long as its structures keep this IoU, ...
+_MANY, _KEPT = 2.5, 0.9
+#: ... and one of more than the usual voxels as long as they keep nearly all of it.
 _NEARLY_ALL_KEPT = 0.99
 #: Annotated slices looked at, spread over all; more would not change the choice.
 _MOST_SLICES = 24
 
 
-def choose_spacing(cases: Sequence[Case], patch_voxels: int) -> Spacing:
-    """Spacing (z, y, x, mm) for a network that sees ``patch_voxels`` at a time.
+def choose_spacing(cases: Sequence[Case], usual_voxels: int) -> Spacing:
+    """Spacing (z, y, x, mm) for a network to which volumes of up to ``usual_voxels`` are small.
 
     The finest axes are made coarser first, so that voxels become cubes before the others follow.
     """
@@ -37,12 +37,12 @@ def choose_spacing(cases: Sequence[Case], patch_voxels: int) -> Spacing:
     extent = np.median([c.annotation.labels.shape for c in cases], axis=0) * spacing
     chosen = spacing
     for step in range(1, _MOST_STEPS + 1):
-        patches = math.prod(extent / chosen) / patch_voxels
-        if patches <= 1:
+        size = math.prod(extent / chosen) / usual_voxels
+        if size <= 1:
             break
         coarser = np.maximum(spacing, spacing.min() * _STEP**step)
         kept = _kept_detail([c.annotation for c in cases], coarser)
-        if kept < (_KEPT if patches > _MANY_PATCHES else _NEARLY_ALL_KEPT):
+        if kept < (_KEPT if size > _MANY else _NEARLY_ALL_KEPT):
             break
         chosen = coarser
     return tuple(float(s) for s in chosen)

@@ -25,7 +25,7 @@ _DATASET_KEYS = {"name", "package", "training", "volume"}
 #: What a data set may say about training besides the recipe: parts of the plan, as `RunOptions.plan` takes them.
 _PLAN_KEYS = {"patch_size", "widths", "spacing"}
 #: Parts of the recipe that the protocols themselves decide, or for which there are other words.
-_FIXED = {"augmentation", "name", "batch_norm", "network", "seconds", "members", "known_slices", "voxel_classifier"}
+_FIXED = {"augmentation", "name", "batch_norm", "network", "seconds", "members", "voxel_classifier"}
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,13 @@ from SparseUNet3DLib.voxel_features import FEATURES_PER_CHANNEL
 def build_network(plan: Plan) -> nn.Module:
     """Network of ``plan``: (b, c, z, y, x) float images to (b, classes, z', y', x') logits.
 
-    One with a plan for known slices, given their channels (b, classes, z, y, x) besides, returns its logits
-    from the image alone and those corrected by the slices. A plan for several members gives an ``Ensemble``.
+    A plan for several members gives an ``Ensemble``.
     """
     if plan.members > 1:
         return Ensemble([build_network(replace(plan, members=1)) for _ in range(plan.members)])
     if plan.network == "auto":
         return AutoUNet(
-            plan.in_channels, plan.classes, plan.strides, plan.kernels, plan.widths, plan.batch_norm, plan.known_slices,
+            plan.in_channels, plan.classes, plan.strides, plan.kernels, plan.widths, plan.batch_norm,
             FEATURES_PER_CHANNEL * plan.in_channels if plan.voxel_spacing else 0,
         )
     return PaperUNet(

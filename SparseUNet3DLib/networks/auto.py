@@ -13,7 +13,6 @@ from SparseUNet3DLib.networks.batch_norm import BatchNorm
 from SparseUNet3DLib.networks.convolution import Conv3d, EnlargingConv3d
 from SparseUNet3DLib.networks.pooling import max_pool
 from SparseUNet3DLib.networks.voxel_network import VoxelNetwork
-from SparseUNet3DLib.plan import CORRECTION_WIDTH
 
 
 class InstanceNorm(nn.Module):
@@ -41,9 +40,7 @@ class AutoUNet(nn.Module):
 
     Two 3-wide convolutions per level, each followed by normalisation and leaky ReLU; max pooling down,
     1x1x1 convolution and nearest-neighbour enlargement up (without an up-convolution's checkerboard). With
-    ``known_slices`` a small head, voxel by voxel, corrects the logits by what annotated slices tell; the rest of the
-    network does not depend on them. With ``voxel_inputs`` a classifier of single voxels, which see so many features,
-    stands beside it.
+    ``voxel_inputs`` a classifier of single voxels, which see so many features, stands beside it.
     """
 
     def __init__(
@@ -54,7 +51,6 @@ class AutoUNet(nn.Module):
         kernels: Sequence[Sequence[int]],
         widths: Sequence[int],
         batch_norm: str | None = None,
-        known_slices: bool = False,
         voxel_inputs: int = 0,
     ) -> None:
         super().__init__()
@@ -81,7 +77,6 @@ class AutoUNet(nn.Module):
             for width, kernel, stride in zip(widths, kernels, self.strides, strict=False)
         )
         self.head = nn.Conv3d(widths[0], classes, 1)
-        self.correction = _correction(widths[0] + 2 * classes, classes) if known_slices else None
         self.voxel_network = VoxelNetwork(voxel_inputs, classes) if voxel_inputs else None
         if not self.head.weight.is_meta:  # there are no values, and torch would load its compiler to set them
             self._initialise()
@@ -91,35 +86,20 @@ class AutoUNet(nn.Module):
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, a=0.01)
         # Small first logits: training starts from "undecided" instead of from random certainty.
-        for last in [self.head, *([self.correction[-1]] if self.correction is not None else [])]:
-            nn.init.normal_(last.weight, std=0.01)
-            nn.init.zeros_(last.bias)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
 
-    def forward(
-        self, x: torch.Tensor, known: torch.Tensor | None = None, voxels: torch.Tensor | None = None
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Logits; with ``known`` channels of annotated slices also the logits corrected by them.
-
-        With ``voxels`` (n,), flat indices into (b, z, y, x), both are told of these only, as a row (1, c, n, 1, 1);
-        ``known`` is such a row, too. In training few voxels are annotated, and the others need no logits.
-        """
-        return self.decide(self.features(x), known, voxels)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return self.decide(self.features(x))
 
     def voxel_logits(self, features: torch.Tensor) -> torch.Tensor:
         """Logits (classes, ...) from the filters (n, ...) around each voxel alone, see `voxel_features`."""
         return self.voxel_network(features)
 
-    def decide(
-        self, features: torch.Tensor, known: torch.Tensor | None = None, voxels: torch.Tensor | None = None
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """What ``forward`` returns for an image with these features."""
-        x = features
-        if voxels is not None:
-            x = x.movedim(1, -1).flatten(0, 3).index_select(0, voxels).T[None, ..., None, None]
-        logits = self.head(x)
-        if known is None:
-            return logits
-        return logits, logits + self.correction(torch.cat([x, logits, known.to(x.dtype)], dim=1))
+    def decide(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of an image with these features."""
+        return self.head(features)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """What the last layer decides by: (b, width, z, y, x)."""
@@ -136,11 +116,3 @@ class AutoUNet(nn.Module):
 
 def _same_size(in_channels: int, out_channels: int, kernel: Sequence[int]) -> Conv3d:
     return Conv3d(in_channels, out_channels, tuple(kernel), padding=tuple(k // 2 for k in kernel), bias=False)
-
-
-def _correction(channels: int, classes: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv3d(channels, CORRECTION_WIDTH, 1),
-        nn.LeakyReLU(0.01, inplace=True),
-        nn.Conv3d(CORRECTION_WIDTH, classes, 1),
-    )

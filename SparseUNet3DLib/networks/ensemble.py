@@ -19,12 +19,9 @@ class Ensemble(nn.Module):
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """What the networks return for ``inputs``: the mean logits, or of each of their outputs the mean."""
-        found = [network(*inputs) for network in self.networks]
-        if isinstance(found[0], torch.Tensor):
-            return torch.stack(found).mean(0)
-        return tuple(torch.stack(outputs).mean(0) for outputs in zip(*found, strict=True))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The networks' mean logits."""
+        return torch.stack([network(x) for network in self.networks]).mean(0)
 
     def voxel_logits(self, features: torch.Tensor) -> torch.Tensor:
         """The networks' mean of what they tell from the filters around each voxel alone."""

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 GPU = torch.device("cuda")
 
 
-@pytest.mark.parametrize("plan", [tiny_plan(known_slices=True), paper_plan()], ids=["auto", "paper"])
+@pytest.mark.parametrize("plan", [tiny_plan(), paper_plan()], ids=["auto", "paper"])
 @pytest.mark.parametrize("kept", [True, False], ids=["kept on the GPU", "boxes are sent"])
 def test_patches_are_those_of_the_cpu(plan: Plan, kept: bool, monkeypatch: pytest.MonkeyPatch):
     if not kept:
@@ -54,8 +54,8 @@ def test_patches_are_those_of_the_cpu(plan: Plan, kept: bool, monkeypatch: pytes
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
 @pytest.mark.parametrize(
     "plan",
-    [tiny_plan(known_slices=True), tiny_plan(), paper_plan(), paper_plan(batch_norm="running")],
-    ids=["auto, known slices", "auto", "paper", "paper, batch normalisation"],
+    [tiny_plan(), paper_plan(), paper_plan(batch_norm="running")],
+    ids=["auto", "paper", "paper, batch normalisation"],
 )
 def test_first_steps_are_those_of_the_cpu(plan: Plan, optimizer: str):
     rate = 1e-4 if optimizer == "sgd" else 1e-3
@@ -169,12 +169,12 @@ def test_when_memory_runs_out_patches_become_smaller():
 
 def test_a_volume_is_learnt_and_both_devices_segment_it_alike():
     volume = tiny_volume()
-    recipe = replace(preset("quick"), seconds=None, iterations=150, known_slices=False)
+    recipe = replace(preset("quick"), seconds=None, iterations=150)
     options = RunOptions("cuda", plan=NARROW)
     annotation = tiny_annotation(volume)
     prediction, model = densify(volume, annotation, recipe, options, keep_annotation=False)
     assert min(iou(prediction.segmentation.labels, tiny_labels())) > 0.8
-    again = segment(model, volume, "cpu", known=annotation)
+    again = segment(model, volume, "cpu")
     assert (again.segmentation.labels == prediction.segmentation.labels).mean() > 0.99
 
 

@@ -89,7 +89,7 @@ def test_what_a_network_has_learnt_before_is_no_test_for_the_mixture():
 
 
 def learn(reporter: CollectingReporter, stop: object = None, **options: object):
-    recipe = tiny_recipe(iterations=3, voxel_classifier=True, known_slices=False)
+    recipe = tiny_recipe(iterations=3, voxel_classifier=True)
     plan = {**NARROW, "widths": "4,8"}
     return densify(
         tiny_volume(), tiny_annotation(tiny_volume(), PLANES), recipe, RunOptions("cpu", plan=plan, **options),

@@ -263,7 +263,7 @@ def test_annotated_voxels_stay_as_they_were_painted(trained):
     annotated = annotation.annotated
     np.testing.assert_array_equal(prediction.segmentation.labels[annotated], annotation.labels[annotated])
     assert (prediction.confidence[annotated] == 100).all()
-    free = segment(model, volume, "cpu", known=annotation)
+    free = segment(model, volume, "cpu")
     assert (free.segmentation.labels[annotated] != annotation.labels[annotated]).any()
     np.testing.assert_array_equal(free.segmentation.labels[~annotated], prediction.segmentation.labels[~annotated])
 

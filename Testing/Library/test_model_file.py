@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_training import CPU, SEGMENTS, paper_plan, tiny_plan, tiny_recipe
+from tiny_training import CPU, SEGMENTS, paper_plan, same_weights, tiny_plan, tiny_recipe
 
 from SparseUNet3DLib.checkpoint import Checkpoint
 from SparseUNet3DLib.errors import InputError
@@ -200,6 +200,17 @@ def test_in_a_file_of_the_first_versions_both_logits_count_as_usual(tmp_path):
     path = tmp_path / "m.safetensors"
     save_changed(path, make_model(), remove("mixture"))
     assert load_model(path).mixture == USUAL
+
+
+def test_what_the_first_versions_corrected_networks_by_is_left_out(tmp_path):
+    def as_it_was(header: dict, weights: dict) -> None:
+        header["plan"]["known_slices"] = header["recipe"]["known_slices"] = True
+        weights["correction.0.weight"] = torch.ones(32, 10, 1, 1, 1)
+
+    save_changed(tmp_path / "m.safetensors", make_model(), as_it_was)
+    loaded = load_model(tmp_path / "m.safetensors")
+    assert loaded.header() == make_model().header()
+    assert same_weights(loaded.weights, make_model().weights)
 
 
 def test_fields_that_a_later_version_added_are_ignored(tmp_path):

@@ -329,19 +329,6 @@ def test_output_size_of_the_plan_is_that_of_the_network(network: str, patch: tup
     assert out.shape == (1, plan.classes, *plan.output_size)
 
 
-# -- logits of some voxels -------------------------------------------------------------------------------
-
-
-def test_logits_of_some_voxels_are_those_of_the_whole_patch():
-    network = seeded(AutoUNet, 2, 3, ((2, 2, 2),), ((3, 3, 3), (3, 3, 3)), (4, 8), known_slices=True)
-    image, known = random_image(2, 2, 4, 6, 8), torch.rand(2, 3, 4, 6, 8, generator=torch.Generator().manual_seed(2))
-    voxels = torch.tensor([0, 5, 191, 192, 300, 383])
-    rows = known.movedim(1, -1).flatten(0, 3)[voxels].T[None, ..., None, None]
-    for whole, some in zip(network(image, known), network(image, rows, voxels), strict=True):
-        expected = whole.movedim(1, -1).flatten(0, 3)[voxels].T
-        torch.testing.assert_close(some[0, ..., 0, 0], expected, rtol=1e-4, atol=1e-6)
-
-
 # -- what makes the paper's network cheaper and must not change it ---------------------------------------
 
 

@@ -168,7 +168,7 @@ def test_planes_are_told_as_the_volume_has_them(case):
         assert {p.axis for p in withheld.annotation.planes} == {2}  # z runs along the array's x there
 
 
-def test_a_model_made_with_other_axes_goes_on_with_known_slices_and_previews(case, tmp_path, monkeypatch):
+def test_a_model_made_with_other_axes_goes_on_and_previews(case, tmp_path, monkeypatch):
     for name, value in (("_FIRST_VALIDATION_SECONDS", 0.0), ("_FIRST_SHARE", 100.0)):
         monkeypatch.setattr(training, name, value)
     model = train([case], tiny_recipe(iterations=2), OPTIONS)
@@ -176,10 +176,8 @@ def test_a_model_made_with_other_axes_goes_on_with_known_slices_and_previews(cas
     preview = tmp_path / "preview.seg.nrrd"
     options = RunOptions("cpu", hold_out=1, plan={"patch_size": "16x16x16"}, start_from=model, preview=preview)
     reporter = CollectingReporter()
-    prediction, further = densify(
-        other.volume, other.annotation, tiny_recipe(iterations=2, known_slices=True), options, reporter
-    )
-    assert further.plan.direction == LPS and further.plan.known_slices
+    prediction, further = densify(other.volume, other.annotation, tiny_recipe(iterations=2), options, reporter)
+    assert further.plan.direction == LPS
     assert prediction.segmentation.geometry == other.volume.geometry
     where = other.annotation.annotated
     np.testing.assert_array_equal(prediction.segmentation.labels[where], other.annotation.labels[where])

@@ -16,7 +16,7 @@ from SparseUNet3DLib.normalisation import ChannelStatistics
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.prepared_case import PreparedCase, keep_on_device
 from SparseUNet3DLib.recipe import AugmentationRecipe
-from SparseUNet3DLib.sampling import Batch, PatchSampler
+from SparseUNet3DLib.sampling import PatchSampler
 from SparseUNet3DLib.voxel_boxes import normalise, read_box
 
 #: Rotations, scales and deformations far beyond the presets'.
@@ -279,50 +279,14 @@ def test_a_box_beyond_the_border_is_mirrored_as_numpy_pads(shape: Triple, start:
     np.testing.assert_array_equal(read_box(array, start, size), padded[(..., *box)])
 
 
-# -- known slices ----------------------------------------------------------------------------------------
-
-CROSSING = (Plane(0, 4), Plane(0, 12), Plane(1, 9), Plane(2, 6), Plane(2, 15))
-
-
-def draw_with_known_slices(seed: int, spacing: float = 1.0) -> Batch:
-    labels = np.random.default_rng(0).integers(0, 2, (20, 20, 20)).astype(np.uint16)
-    case = make_case(np.zeros((20, 20, 20), np.float32), None, labels, planes=CROSSING)
-    plan = make_plan_of((8, 8, 8), (spacing,) * 3, known_slices=True, batch_size=3)
-    return make_sampler([case], plan).draw_batch(generator(seed))
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_what_slices_tell_is_not_scored_and_what_is_scored_they_do_not_tell(seed: int):
-    batch = draw_with_known_slices(seed)
-    target, hidden_target = batch.target[batch.target != UNANNOTATED], batch.hidden_target.flatten()
-    assert batch.known.shape == (1, 2, len(target), 1, 1)
-    structure, near = batch.known[0, :, :, 0, 0]
-    on_known = near == 1
-    assert torch.equal(hidden_target != UNANNOTATED, ~on_known)
-    assert torch.equal(hidden_target[~on_known], target[~on_known])
-    # On a known slice the channel of the structure is right: nothing else is as near.
-    assert torch.equal((structure > 0.5)[on_known], (target == 1)[on_known])
-
-
-def test_each_patch_has_something_to_be_scored_on_and_most_have_known_slices():
-    scored, told = [], []
-    for batch in (draw_with_known_slices(seed) for seed in range(20)):
-        of_patches = (batch.target != UNANNOTATED).flatten(1).sum(1).tolist()
-        scored += [(h != UNANNOTATED).any() for h in batch.hidden_target.flatten().split(of_patches)]
-        told += [(k > 0).any() for k in batch.known[0, -1].flatten().split(of_patches)]
-    assert all(scored)
-    assert 0.7 < np.mean(told) < 1
-
-
-def test_known_slices_are_told_on_a_coarser_grid_as_well():
-    batch = draw_with_known_slices(1, 2.0)
-    assert batch.known.shape == (1, 2, len(batch.annotated), 1, 1)
-    on_known = batch.known[0, -1].flatten() == 1
-    assert on_known.any() and not (batch.hidden_target.flatten() != UNANNOTATED)[on_known].any()
+# -- whole batches ---------------------------------------------------------------------------------------
 
 
 def test_the_annotated_voxels_of_a_batch_are_those_with_a_target():
-    batch = draw_with_known_slices(2)
+    labels = np.random.default_rng(0).integers(0, 2, (20, 20, 20)).astype(np.uint16)
+    crossing = (Plane(0, 4), Plane(0, 12), Plane(1, 9), Plane(2, 6), Plane(2, 15))
+    case = make_case(np.zeros((20, 20, 20), np.float32), None, labels, planes=crossing)
+    batch = make_sampler([case], make_plan_of((8, 8, 8), batch_size=3)).draw_batch(generator(2))
     expected = np.flatnonzero(batch.target.numpy().ravel() != UNANNOTATED)
     np.testing.assert_array_equal(batch.annotated, expected)
 

@@ -364,11 +364,10 @@ def test_augmentation_grows_with_the_steps_whatever_the_budget():
     assert found == pytest.approx([0.4, 0.55, 1.0, 1.0])
 
 
-@pytest.mark.parametrize("known_slices", [False, True])
-def test_batches_drawn_ahead_are_those_that_would_be_drawn_later(known_slices: bool):
+def test_batches_drawn_ahead_are_those_that_would_be_drawn_later():
     """As for a GPU. A state taken meanwhile, and one gone back to, is that of the batch that comes next."""
     recipe = tiny_recipe(first_augmentation=0.25, augmentation_steps=4)
-    task = tiny_task(plan=tiny_plan(known_slices=known_slices), recipe=recipe)
+    task = tiny_task(recipe=recipe)
     one_by_one, ahead, resumed = (make_trainer(task) for _ in range(3))
     ahead.draws_ahead = resumed.draws_ahead = True
     losses = [one_by_one.step(0.5) for _ in range(6)]

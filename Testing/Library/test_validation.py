@@ -51,7 +51,7 @@ def test_scoring_tells_of_each_part_and_can_be_left_meanwhile():
     """Slices of a large volume take minutes."""
     _, cases = held_out_task()
     plan = tiny_plan(patch_size=(8, 8, 8))
-    validation, told = HeldOutValidation(cases, [None], GRAY, CPU), []
+    validation, told = HeldOutValidation(cases, GRAY, CPU), []
     validation(build_network(plan), plan, torch.float32, told.append)
     assert len(told) > 4 and max(told) == 1.0
 
@@ -70,7 +70,7 @@ def test_a_segment_that_is_nowhere_has_no_score():
     network = build_network(tiny_plan())
     torch.nn.init.zeros_(network.head.weight)
     network.head.bias.data = torch.tensor([0.0, 1.0, -1.0])  # says "bright" everywhere
-    scores = HeldOutValidation([case], [None], GRAY, CPU)(network, tiny_plan(), torch.float32)
+    scores = HeldOutValidation([case], GRAY, CPU)(network, tiny_plan(), torch.float32)
     assert scores["dark"] is None
     assert scores["bright"] == pytest.approx((labels[annotation.annotated] == 1).mean())
 
@@ -85,6 +85,6 @@ def test_many_segments_are_counted_without_overflow():
     network = build_network(plan)
     torch.nn.init.zeros_(network.head.weight)
     network.head.bias.data[299] = 1.0
-    scores = HeldOutValidation([case], [None], GRAY, CPU)(network, plan, torch.float32)
+    scores = HeldOutValidation([case], GRAY, CPU)(network, plan, torch.float32)
     assert scores["298"] == 1.0
     assert all(score is None for name, score in scores.items() if name != "298")

@@ -259,13 +259,13 @@ def test_a_volume_stored_otherwise_is_classified_as_the_one_learnt_from():
     """Slices across x instead of z: the features follow the axes of the plan."""
     volume = tiny_volume(spacing=(1.0, 1.0, 3.0))
     options = RunOptions("cpu", plan={**NARROW, "widths": "4,8"})
-    recipe = tiny_recipe(iterations=1, voxel_classifier=True, known_slices=False)
+    recipe = tiny_recipe(iterations=1, voxel_classifier=True)
     annotation = tiny_annotation(volume)
     _, model = densify(volume, annotation, recipe, options)
     turn = Turn((2, 1, 0), (1,))
     turned = turn.volume(volume)
-    found = segment(model, turned, "cpu", known=turn.annotation(annotation)).segmentation.labels
-    expected = segment(model, volume, "cpu", known=annotation).segmentation.labels
+    found = segment(model, turned, "cpu").segmentation.labels
+    expected = segment(model, volume, "cpu").segmentation.labels
     assert (turn.back(found) == expected).mean() > 0.999
 
 
@@ -302,15 +302,14 @@ def test_several_networks_each_have_their_own(tmp_path: Path):
         assert same_weights(voxel_weights(member), expected)
     model.save(tmp_path / "m.safetensors")
     again = load_model(tmp_path / "m.safetensors")
-    volume, annotation = tiny_volume(), tiny_annotation(tiny_volume())
-    labels = [segment(m, volume, "cpu", known=annotation).segmentation.labels for m in (model, again)]
+    labels = [segment(m, tiny_volume(), "cpu").segmentation.labels for m in (model, again)]
     np.testing.assert_array_equal(*labels)
     assert min(iou(labels[0], tiny_labels())) > 0.9
 
 
 def test_the_volume_that_was_learnt_from_is_known_again(tmp_path: Path):
-    """However it is stored, it is segmented as it was when the model was made (without annotated slices' help)."""
-    prediction, model = learn(tiny_annotation(tiny_volume()), known_slices=False)
+    """However it is stored, it is segmented as it was when the model was made."""
+    prediction, model = learn(tiny_annotation(tiny_volume()))
     model.save(tmp_path / "m.safetensors")
     loaded, volume, turn = load_model(tmp_path / "m.safetensors"), tiny_volume(), Turn((0, 1, 2), (1, 2))
     again = segment(loaded, replace(volume, array=volume.array.astype(np.float64)), "cpu")

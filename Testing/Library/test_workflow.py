@@ -230,7 +230,7 @@ def test_a_warm_start_begins_where_the_model_is(densified, monkeypatch):
     assert losses[1] < 0.5 * losses[0]
     for name, weight in started.weights.items():
         np.testing.assert_allclose(weight, model.weights[name], atol=1e-4)
-    assert started.plan == replace(model.plan, known_slices=False)
+    assert started.plan == model.plan
     assert started.record["started_from"] == model.record["date"]
 
 
@@ -267,7 +267,7 @@ def test_a_warm_start_takes_overrides_and_refuses_another_network(densified):
     volume, annotation, _, model, _ = densified
     cases = [Case(volume, annotation)]
     options = RunOptions("cpu", hold_out=0, start_from=model, plan={"patch_size": "8x16x16"})
-    assert train(cases, quick(1), options).plan == replace(model.plan, patch_size=(8, 16, 16), known_slices=False)
+    assert train(cases, quick(1), options).plan == replace(model.plan, patch_size=(8, 16, 16))
     with pytest.raises(InputError, match=r"another network than is wanted: widths \(8, 16\), not \(4, 16\)"):
         train(cases, quick(1), replace(options, plan={"widths": "4,16"}))
     reporter = CollectingReporter()

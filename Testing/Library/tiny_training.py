@@ -140,7 +140,7 @@ def held_out_task(**changes: object) -> tuple[TrainingTask, list[Case]]:
     volume = tiny_volume()
     (fold,) = make_folds([Case(volume, tiny_annotation(volume))], 2)
     channels = (ChannelNormalisation("channel0"),)
-    validation = HeldOutValidation(fold.validation, [None] * len(fold.validation), channels, CPU)
+    validation = HeldOutValidation(fold.validation, channels, CPU)
     task = tiny_task(cases=fold.training, validate=validation, reporter=CollectingReporter())
     return replace(task, **changes), fold.validation
 
