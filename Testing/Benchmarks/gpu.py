@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from nnunet_peer import nnunet
 from sparse_tasks import TASKS, load_task
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,6 +35,7 @@ from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.geometry import Geometry
 from SparseUNet3DLib.loss import sparse_loss
 from SparseUNet3DLib.networks import build_network
+from SparseUNet3DLib.networks.convolution import Conv3d
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.planner import PAPER_PATCH, make_plan
@@ -64,6 +66,7 @@ def main() -> None:
     device = choose_device(args.device)
     print(f"{describe_device(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}\n")
     step_table(device, (args.patch,) * 3 if args.patch else PAPER_PATCH, args.steps)
+    pairs_table(device, args.patch or 128, args.steps)
     own_steps(device, args.steps)
     if args.data:
         iou_table(args.data, args.task, [float(s) for s in args.seconds.split(",")], device)
@@ -149,6 +152,26 @@ def timed(step: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def pairs_table(device: torch.device, edge: int, steps: int) -> None:
+    """Milliseconds of convolutions of few channels with their gradients, plain and of two voxels at a time."""
+    print("\nConvolutions of 3x3x3 with their gradients, channels last, two patches of an edge of", edge, "voxels\n")
+    print("| channels | plain, ms | two at a time, ms |\n| --- | --- | --- |")
+    for before, after, padding in ((32, 64, 0), (32, 32, 1), (64, 32, 1)):
+        layer = Conv3d(before, after, 3, padding=padding, bias=False).to(device, memory_format=torch.channels_last_3d)
+        images = torch.randn(2, before, edge, edge, edge, device=device)
+        images = images.to(torch.bfloat16, memory_format=torch.channels_last_3d).requires_grad_()
+        cells = []
+        for convolve in (lambda x: F.conv3d(x, layer.weight, padding=layer.padding), layer.two_at_a_time):  # noqa: B023
+
+            def step(convolve: Callable[[torch.Tensor], torch.Tensor] = convolve) -> None:
+                with autocast(device, torch.bfloat16):
+                    result = convolve(images)  # noqa: B023
+                result.backward(result.detach())
+
+            cells.append(1000 * statistics.median([timed(step, device) for _ in range(steps + 3)][3:]))
+        print(f"| {before} to {after} | {cells[0]:.2f} | {cells[1]:.2f} |", flush=True)
 
 
 def own_steps(device: torch.device, steps: int) -> None:

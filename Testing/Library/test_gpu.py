@@ -23,8 +23,10 @@ from tiny_training import (
 )
 
 from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.device import autocast, memory_format
 from SparseUNet3DLib.errors import Interrupted
 from SparseUNet3DLib.events import CollectingReporter
+from SparseUNet3DLib.networks.convolution import Conv3d
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import preset
@@ -49,6 +51,22 @@ def test_patches_are_those_of_the_cpu(plan: Plan, kept: bool, monkeypatch: pytes
         torch.testing.assert_close(found.images.cpu(), expected.images, atol=1e-3, rtol=1e-3)
         assert (found.target.cpu() == expected.target).float().mean() > 0.999
         assert torch.equal(found.annotated.cpu(), (found.target != -1).flatten().nonzero().squeeze(1).cpu())
+
+
+@pytest.mark.parametrize("before, after, padding", [(1, 32, 1), (3, 32, 0), (32, 64, 0), (32, 32, 1), (64, 32, 1)])
+def test_a_convolution_of_few_channels_is_that_of_the_cpu(before: int, after: int, padding: int):
+    layer = Conv3d(before, after, 3, padding=padding)
+    image = torch.randn(2, before, 8, 10, 16)
+    found = []
+    for device in (CPU, GPU):
+        layer.to(device, memory_format=memory_format(device)).zero_grad()
+        sent = image.to(device, memory_format=memory_format(device)).requires_grad_()
+        with autocast(device, torch.bfloat16 if device == GPU else torch.float32):
+            result = layer(sent)
+        result.float().square().sum().backward()
+        found.append([t.detach().float().cpu() for t in (result, sent.grad, layer.weight.grad, layer.bias.grad)])
+    for expected, computed in zip(*found, strict=True):
+        assert (expected - computed).norm() < 0.02 * expected.norm()
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
@@ -86,7 +104,7 @@ def test_what_is_drawn_ahead_is_drawn_again_by_a_resumed_run(tmp_path, plan: Pla
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("plan", [tiny_plan(), paper_plan(batch_norm="running")], ids=["auto", "paper"])
+@pytest.mark.parametrize("plan", [tiny_plan(), paper_plan(batch_norm="running", widths=(8, 8, 8, 8))], ids=["auto", "paper"])
 def test_recorded_features_and_gradients_are_those_of_the_network(
     plan: Plan, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ):
@@ -106,8 +124,10 @@ def test_recorded_features_and_gradients_are_those_of_the_network(
             values.square().mean().backward()
             gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
             found.append([values.detach().clone(), *gradients])
-        for first, second in zip(*found, strict=True):
-            assert (first - second).norm() <= 5e-3 * first.norm() + 1e-6
+        for number, (first, second) in enumerate(zip(*found, strict=True)):
+            # Which of two nearly equal voxels is the largest of its window, and gets the gradient, rounding decides.
+            tolerance = 0.1 if number else 5e-3
+            assert (first - second).norm() <= tolerance * first.norm() + 1e-6
 
 
 def test_single_voxels_are_classified_as_by_the_cpu():

@@ -50,16 +50,32 @@ def test_repeated_voxels_are_nearest_neighbours(stride: tuple[int, int, int], la
     torch.testing.assert_close(gradient(found, image), gradient(expected, image))
 
 
-@pytest.mark.parametrize("channels", [1, 3, 7])
-@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (3, 3, 1)])
+@pytest.mark.parametrize("channels", [1, 3, 7, 8, 9])
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3)])
 @pytest.mark.parametrize("kind", ["padded", "valid", "without bias"])
-def test_a_convolution_with_neighbours_as_channels(channels: int, kernel: tuple[int, int, int], kind: str):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_convolution_two_at_a_time(
+    channels: int, kernel: tuple[int, int, int], kind: str, layout: torch.memory_format
+):
     if kind == "without bias":
         layer = UnbiasedConv3d(channels, 5, kernel)
     else:
         layer = Conv3d(channels, 5, kernel, padding=tuple(k // 2 for k in kernel) if kind == "padded" else 0)
-    image = values(2, channels, 5, 6, 7).requires_grad_()
-    expected, found = layer(image), layer.with_neighbours_as_channels(image)
+    image = values(2, channels, 5, 6, 8).to(memory_format=layout).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.gains_by_pairs(image)
+    expected, found = layer(image), layer.two_at_a_time(image)
     torch.testing.assert_close(found, expected)
     for of in (image, layer.weight):
         torch.testing.assert_close(gradient(found, of), gradient(expected, of), atol=1e-4, rtol=1e-4)
+
+
+def test_a_convolution_that_gains_nothing_by_two_at_a_time():
+    image = values(1, 8, 3, 4, 6)
+    assert not Conv3d(8, 8, 3).gains_by_pairs(image)  # float32
+    assert Conv3d(7, 8, 3).gains_by_pairs(image[:, :7])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Conv3d(8, 8, 3).gains_by_pairs(image)
+        assert not Conv3d(8, 8, 3).gains_by_pairs(values(1, 8, 3, 4, 7))  # five results
+        assert not Conv3d(8, 8, (3, 3, 1)).gains_by_pairs(image)
+        assert not Conv3d(64, 64, 3).gains_by_pairs(values(1, 64, 3, 4, 6))
