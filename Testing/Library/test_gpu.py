@@ -104,7 +104,9 @@ def test_what_is_drawn_ahead_is_drawn_again_by_a_resumed_run(tmp_path, plan: Pla
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("plan", [tiny_plan(), paper_plan(batch_norm="running", widths=(8, 8, 8, 8))], ids=["auto", "paper"])
+@pytest.mark.parametrize(
+    "plan", [tiny_plan(), paper_plan(batch_norm="running", widths=(8, 8, 8, 8))], ids=["auto", "paper"]
+)
 def test_recorded_features_and_gradients_are_those_of_the_network(
     plan: Plan, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ):
