@@ -43,10 +43,15 @@ class Conv3d(nn.Conv3d):
     def gains_by_pairs(self, x: torch.Tensor) -> bool:
         """Whether results come in pairs along x and a GPU's matrix units have little to do, if they are used at all."""
         results = x.shape[-1] + 2 * self.padding[2] - self.kernel_size[2] + 1
-        few = self.in_channels < _CHANNELS_AT_A_TIME
-        if torch.is_autocast_enabled(x.device.type):  # in float32 some GPUs have no matrix units, and products count
-            few = min(self.in_channels, self.out_channels) <= _FEW_CHANNELS
-        return few and self.kernel_size[2] == _PAIRED_WIDTH and results % 2 == 0
+        if self.kernel_size[2] != _PAIRED_WIDTH or results % 2:
+            return False
+        if self.in_channels < _CHANNELS_AT_A_TIME:
+            return True
+        if not torch.is_autocast_enabled(x.device.type):  # in float32 some GPUs have no matrix units: products count
+            return False
+        if self.padding[2] and not torch.is_grad_enabled():  # padding first copies; only the gradients are worth that
+            return False
+        return min(self.in_channels, self.out_channels) <= _FEW_CHANNELS
 
     def two_at_a_time(self, x: torch.Tensor) -> torch.Tensor:
         """The same convolution of (b, c, z, y, x) as one that computes two neighbours along x at a time."""

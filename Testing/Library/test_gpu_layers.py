@@ -76,6 +76,10 @@ def test_a_convolution_that_gains_nothing_by_two_at_a_time():
     assert Conv3d(7, 8, 3).gains_by_pairs(image[:, :7])
     with torch.autocast("cpu", torch.bfloat16):
         assert Conv3d(8, 8, 3).gains_by_pairs(image)
+        assert Conv3d(8, 8, 3, padding=1).gains_by_pairs(image)
+        with torch.no_grad():
+            assert Conv3d(8, 8, 3).gains_by_pairs(image)
+            assert not Conv3d(8, 8, 3, padding=1).gains_by_pairs(image)
         assert not Conv3d(8, 8, 3).gains_by_pairs(values(1, 8, 3, 4, 7))  # five results
         assert not Conv3d(8, 8, (3, 3, 1)).gains_by_pairs(image)
         assert not Conv3d(64, 64, 3).gains_by_pairs(values(1, 64, 3, 4, 6))
