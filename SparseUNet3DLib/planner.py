@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.errors import InputError, MemoryLimitError
 from SparseUNet3DLib.plan import ANISOTROPIC, LARGEST, PAPER_SMALLEST, Plan, Triple, format_triple
 from SparseUNet3DLib.recipe import Recipe
 
@@ -20,6 +20,8 @@ PAPER_PATCH = (116, 132, 132)
 PAPER_WIDTHS = (32, 64, 128, 256)
 #: A volume of up to this many times the voxels of a usual patch is not cut into patches.
 _WHOLE = 1.25
+#: A step made on another device may see so many times the voxels of a usual one of this device.
+_MUCH = 2.5
 #: Patches of thick slices lose slices before they lose their width, but keep this many.
 _FEW_SLICES = 16
 
@@ -52,8 +54,8 @@ def _auto_plan(
 ) -> Plan:
     if min(shape) < 1:
         raise InputError(f"A volume of {format_triple(shape)} voxels is empty.")
-    # On a CPU many small steps teach more per minute than few large ones.
-    batch, base, widest, voxels = (2, 32, 320, 128**3) if on_gpu else (1, 16, 128, 48**3)
+    batch, voxels = _usual_step(on_gpu)
+    base, widest = (32, 320) if on_gpu else (16, 128)
     patch = shape if math.prod(shape) <= _WHOLE * voxels else _patch_shape(shape, spacing, voxels)
     strides, kernels = _levels(patch, spacing)
     widths = tuple(min(base * 2**level, widest) for level in range(len(kernels)))
@@ -62,6 +64,25 @@ def _auto_plan(
     return Plan(
         "auto", in_channels, classes, spacing, strides, kernels, widths, patch, batch, batch_norm=recipe.batch_norm,
     )
+
+
+def _usual_step(on_gpu: bool) -> tuple[int, int]:
+    """Patches of a step and voxels of a patch. On a CPU many small steps teach more per minute than few large ones."""
+    return (2, 128**3) if on_gpu else (1, 48**3)
+
+
+def lighter_steps(plan: Plan, on_gpu: bool) -> Plan:
+    """The plan of a model to go on from, with smaller steps if it is one of another, much faster device.
+
+    With steps made for a GPU a CPU would do ten or twenty in some minutes.
+    """
+    batch, voxels = _usual_step(on_gpu)
+    while plan.network == "auto" and plan.batch_size * math.prod(plan.patch_size) > _MUCH * batch * voxels:
+        try:
+            plan = plan.smaller()
+        except MemoryLimitError:  # a patch as small as the network allows
+            break
+    return plan
 
 
 def _patch_shape(shape: Triple, spacing: tuple[float, float, float], voxels: int) -> Triple:

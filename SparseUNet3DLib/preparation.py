@@ -22,7 +22,7 @@ from SparseUNet3DLib.orientation import Turn, is_direction
 from SparseUNet3DLib.plan import LARGEST, Plan, fit_to_memory, format_triple
 from SparseUNet3DLib.plan_overrides import override_plan, parse_spacing
 from SparseUNet3DLib.plane_detection import Plane
-from SparseUNet3DLib.planner import make_plan, usual_grid_voxels
+from SparseUNet3DLib.planner import lighter_steps, make_plan, usual_grid_voxels
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.resampling import Resampler
 from SparseUNet3DLib.volumes import Volume, require_channel_order
@@ -143,6 +143,7 @@ def prepare(cases: Sequence[Case], recipe: Recipe, options: RunOptions, reporter
     folds = make_folds(cases, options.hold_out, _count_networks(recipe, options, classes), _learnt(start, cases))
     if start:
         plan = _plan_to_go_on_with(start.plan, recipe, classes, wanted_spacing, warn)
+        plan = lighter_steps(plan, device.type != "cpu")
     else:
         plan = _new_plan(cases, recipe, wanted_spacing, len(names), classes, device.type != "cpu")
     plan = replace(plan, voxel_spacing=_voxel_spacing(cases, recipe, plan, device))

@@ -42,7 +42,8 @@ def resample_to(
     result = np.empty((image.shape[0], *shape), np.float32)
     blur = [0.5 * (1 / f - 1) if f < 1 else 0.0 for f in scale]
     for channel, out in zip(image, result, strict=True):
-        smooth = scipy.ndimage.gaussian_filter(channel.astype(np.float32), blur)
+        smooth = channel.astype(np.float32)
+        scipy.ndimage.gaussian_filter(smooth, blur, output=smooth)  # in place: of a large volume a copy is gigabytes
         scipy.ndimage.affine_transform(
             smooth, 1 / np.array(scale), output_shape=out.shape, output=out, order=1, mode="nearest"
         )

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 from SparseUNet3DLib.device import choose_precision, memory_format
+from SparseUNet3DLib.held_out_answers import make_validation
 from SparseUNet3DLib.inference import InferenceSettings, Predictor
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.preparation import Preparation
@@ -16,17 +17,23 @@ from SparseUNet3DLib.volumes import Volume
 def seconds_after_training(
     prepared: Preparation, volume: Volume, recipe: Recipe, settings: InferenceSettings | None
 ) -> float:
-    """Measured with an untrained network: the whole ``volume``, and the held-out slices twice."""
+    """Measured with untrained networks: the whole ``volume``, and the held-out slices.
+
+    Those of the last network are segmented for its IoU at the end, and those of each for the mixture and the map of
+    what is wrong.
+    """
     _make_predictor(prepared, volume, recipe, settings)  # resamples the volume, for all that come after it
     started = time.perf_counter()
     predictor = _make_predictor(prepared, volume, recipe, settings)
     to_prepare = time.perf_counter() - started
-    held_out = sum(len(c.annotation.planes) for c in prepared.folds[0].validation)
-    # A slice through the tiles shows about so many of them.
-    tiles_of_a_slice = predictor.count_tiles() ** (2 / 3)
-    # The held-out slices are segmented for their IoU at the end, and then for the mixture and the map of what is wrong.
-    to_score = 2 * held_out * tiles_of_a_slice * predictor.seconds_per_tile()
-    return (1 + prepared.plan.members if held_out else 1) * to_prepare + predictor.seconds_to_segment() + to_score
+    after = to_prepare + predictor.seconds_to_segment()
+    if not prepared.folds[0].validation:
+        return after
+    networks = prepared.plan.members
+    tiles = make_validation(prepared, prepared.folds[0]).count_tiles(prepared.plan)
+    # A tile takes all networks so long, and those about held-out slices are asked one by one.
+    to_score = (1 + 1 / networks) * tiles * predictor.seconds_per_tile()
+    return after + networks * to_prepare + to_score
 
 
 def _make_predictor(

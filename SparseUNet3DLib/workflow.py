@@ -207,13 +207,14 @@ def densify(
         if model.plan.voxel_spacing:
             model = replace(model, mixture=best_mixture(answers))
         model = replace(model, record={**model.record, "held_out_iou": held_out_iou(answers, model.mixture)})
+        turn = prepared.turn(prepared.folds[0].training[0])
+        errors = map_of_errors(answers, model.mixture, turn.volume(volume).array.shape[1:])
+        del answers  # of large slices they take as much memory as segmenting does
         prediction = _segment(model, volume, options.device, settings, True, prepared.resample, reporter, stop)
     except Interrupted as error:
         if options.folder is None:
             raise
         raise Interrupted(f"{error} The trained network is in '{options.folder}'; go on with --resume.") from None
-    turn = prepared.turn(prepared.folds[0].training[0])
-    errors = map_of_errors(answers, model.mixture, turn.volume(volume).array.shape[1:])
     prediction = replace(prediction, confusion=turn.back(errors))
     if keep_annotation:
         _keep_annotation(prediction, model, annotation)

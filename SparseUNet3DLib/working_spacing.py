@@ -14,6 +14,7 @@ import scipy.ndimage
 
 from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.plane_detection import Plane
 
 Spacing = tuple[float, float, float]
 
@@ -24,8 +25,9 @@ _MOST_STEPS = 12
 _MANY, _KEPT = 2.5, 0.9
 #: ... and one of more than the usual voxels as long as they keep nearly all of it.
 _NEARLY_ALL_KEPT = 0.99
-#: Annotated slices looked at, spread over all; more would not change the choice.
-_MOST_SLICES = 24
+#: Annotated slices looked at, spread over all; more would not change the choice. Of slices larger than this fewer are
+#: looked at, down to a few, because each takes seconds.
+_MOST_SLICES, _FEW_SLICES, _PIXELS_OF_A_SLICE = 24, 3, 512**2
 
 
 def choose_spacing(cases: Sequence[Case], usual_voxels: int) -> Spacing:
@@ -70,8 +72,7 @@ def _kept_detail(annotations: Sequence[SparseAnnotation], spacing: np.ndarray) -
     """
     classes = max(len(a.segments) for a in annotations) + 1
     both, either = np.zeros(classes), np.zeros(classes)
-    slices = [(a, p) for a in annotations for p in a.planes]
-    for annotation, plane in slices[:: math.ceil(len(slices) / _MOST_SLICES) or 1]:
+    for annotation, plane in _some_slices(annotations):
         labels = annotation.labels[plane.voxels]
         factors = [
             min(1.0, annotation.geometry.array_spacing[axis] / spacing[axis]) for axis in range(3) if axis != plane.axis
@@ -83,6 +84,14 @@ def _kept_detail(annotations: Sequence[SparseAnnotation], spacing: np.ndarray) -
             either[value] += np.count_nonzero((labels == value) | (back == value))
     shown = either > 0
     return float((both[shown] / either[shown]).mean()) if shown.any() else 0.0
+
+
+def _some_slices(annotations: Sequence[SparseAnnotation]) -> list[tuple[SparseAnnotation, Plane]]:
+    """Of all annotated slices so many that looking at them takes seconds."""
+    slices = [(a, p) for a in annotations for p in a.planes]
+    pixels = max((a.labels[p.voxels].size for a, p in slices), default=1)
+    number = min(_MOST_SLICES, max(_FEW_SLICES, _MOST_SLICES * _PIXELS_OF_A_SLICE // pixels))
+    return slices[:: math.ceil(len(slices) / number) or 1]
 
 
 def _coarse_and_back(labels: np.ndarray, factors: Sequence[float], present: np.ndarray) -> np.ndarray:

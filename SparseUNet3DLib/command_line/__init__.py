@@ -28,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             from SparseUNet3DLib.command_line.console import make_reporter
-            from SparseUNet3DLib.command_line.parser import make_parser
+            from SparseUNet3DLib.command_line.parser import parse
         except ModuleNotFoundError as error:
             raise missing_package(error) from error
-        args = make_parser().parse_args(expand_argument_files(sys.argv[1:] if arguments is None else arguments))
+        args = parse(expand_argument_files(sys.argv[1:] if arguments is None else arguments))
         reporter = make_reporter(args)
         reporter.emit("started", pid=os.getpid())
         _run(args, reporter)

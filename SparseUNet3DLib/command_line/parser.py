@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import SparseUNet3DLib
@@ -37,6 +38,17 @@ def make_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_experiment(commands)
     return parser
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What was typed; the volumes to segment may come after options, where argparse by itself expects no more files."""
+    parser = make_parser()
+    args, left = parser.parse_known_args(arguments)
+    if left and (args.run is not segment.run or any(a.startswith("-") for a in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        args.image += map(Path, left)
+    return args
 
 
 def _add_densify(commands: argparse._SubParsersAction) -> None:

@@ -21,10 +21,13 @@ from tiny_training import (
 )
 
 from SparseUNet3DLib import training
+from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import Interrupted
 from SparseUNet3DLib.events import CollectingReporter
-from SparseUNet3DLib.inference import InferenceSettings
+from SparseUNet3DLib.inference import InferenceSettings, Predictor
+from SparseUNet3DLib.preparation import prepare
 from SparseUNet3DLib.segmentation_files import read_segmentation
+from SparseUNet3DLib.time_estimate import seconds_after_training
 from SparseUNet3DLib.workflow import RunOptions, densify, segment
 
 
@@ -60,6 +63,20 @@ def test_a_run_resamples_its_volume_once_for_each_of_its_grids(monkeypatch, tmp_
     assert model.plan.members == 2 and reporter.of("preview") and len(reporter.of("validation")) > 2
     own = volume.geometry.array_spacing
     assert len(resampled) == len({model.plan.spacing, model.plan.voxel_spacing} - {own})
+
+
+def test_what_scoring_takes_is_reserved_for_thin_wide_stacks(monkeypatch):
+    """A held-out slice goes through all tiles of such a stack."""
+    monkeypatch.setattr(Predictor, "seconds_per_tile", lambda self: 1000.0)
+    monkeypatch.setattr(Predictor, "seconds_to_segment", lambda self: 0.0)
+    volume = tiny_volume((8, 96, 96))
+    options = RunOptions("cpu", hold_out=2, plan={**PLAN, "patch_size": "8x32x32"})
+    case = Case(volume, tiny_annotation(volume, (1, 3, 5, 7)))
+    for networks in (1, 2):
+        prepared = prepare([case], quick(members=networks), options, CollectingReporter())
+        reserved = seconds_after_training(prepared, volume, quick(), None)
+        tiles_of_a_slice = 4 * 4  # that overlap by a quarter
+        assert reserved == pytest.approx(1000 * 2 * tiles_of_a_slice * (1 + 1 / networks), rel=0.01)
 
 
 def test_a_budget_too_short_to_segment_in_still_trains_for_a_quarter_of_it():

@@ -101,6 +101,12 @@ def test_what_was_interrupted_is_finished_by_the_same_command(
     assert (tmp_path / "vol.seg.nrrd").read_bytes() == first
 
 
+def test_volumes_may_follow_the_options_of_segment(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(trained)
+    assert call("segment", "m.safetensors", "--output-folder", tmp_path, "vol.nrrd", "other-vol.nrrd") == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other-vol.seg.nrrd", "vol.seg.nrrd"]
+
+
 @pytest.mark.parametrize(
     "error, told",
     [

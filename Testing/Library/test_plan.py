@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from volumes_for_tests import Triple, make_plan_of
 from SparseUNet3DLib.errors import InputError, MemoryLimitError, SparseUNetError, UsageError
 from SparseUNet3DLib.plan import ANISOTROPIC, LARGEST, Plan, fit_to_memory, format_triple
 from SparseUNet3DLib.plan_overrides import override_plan
-from SparseUNet3DLib.planner import make_plan
+from SparseUNet3DLib.planner import lighter_steps, make_plan
 from SparseUNet3DLib.recipe import Recipe, preset
 
 PLENTY = 2**50
@@ -158,6 +159,19 @@ def test_plan_for_a_gpu_is_wider_and_sees_more():
     assert gpu.widths[0] == 2 * cpu.widths[0]
     assert max(gpu.widths) > max(cpu.widths)
     assert min(gpu.patch_size) > max(cpu.patch_size)
+
+
+def test_steps_made_for_a_gpu_become_lighter_on_a_cpu():
+    cpu, gpu = planned((256, 256, 256)), planned((256, 256, 256), on_gpu=True)
+    light = lighter_steps(gpu, on_gpu=False)
+    assert replace(light, patch_size=gpu.patch_size, batch_size=gpu.batch_size) == gpu
+    assert light.batch_size == 1
+    assert math.prod(light.patch_size) <= 2.5 * math.prod(cpu.patch_size)
+    assert not np.mod(light.patch_size, light.total_stride).any()
+    for plan, on_gpu in ((cpu, False), (cpu, True), (gpu, True)):
+        assert lighter_steps(plan, on_gpu) == plan
+    paper = planned((256, 256, 256), recipe=preset("paper"))
+    assert lighter_steps(paper, on_gpu=False) == paper
 
 
 # -- memory ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from volumes_for_tests import make_case
 
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.segments import Segment
-from SparseUNet3DLib.working_spacing import choose_spacing
+from SparseUNet3DLib.working_spacing import _some_slices, choose_spacing
 
 
 def ball_case(size: int, radius: float, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), planes: bool = True):
@@ -44,6 +44,14 @@ def test_many_structures_do_not_change_what_one_of_them_keeps():
     labels = np.where(case.annotation.labels > 0, 1500, 0).astype(np.uint16)
     many = replace(case, annotation=replace(case.annotation, labels=labels, segments=names))
     assert choose_spacing([many], 32**3) == choose_spacing([case], 32**3)
+
+
+def test_of_large_slices_a_few_are_looked_at():
+    labels = np.zeros((40, 1100, 1000), np.uint16)
+    case = make_case(np.zeros(labels.shape, np.uint8), None, labels, planes=[Plane(0, n) for n in range(40)])
+    assert [plane.index for _, plane in _some_slices([case.annotation])] == [0, 8, 16, 24, 32]
+    small = ball_case(48, 15)
+    assert [plane for _, plane in _some_slices([small.annotation] * 2)] == 2 * list(small.annotation.planes)
 
 
 def test_the_finest_axes_come_first():
