@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 from SparseUNet3DModule.background import Background
 from SparseUNet3DModule.painted import paintedOn
 from SparseUNet3DModule.progress_view import FAILURES, sentenceOf
+from SparseUNet3DModule.results import isDense
 from SparseUNet3DModule.slices import HELD_OUT, IGNORE, TRAIN, USES, SliceOverview, overview
 from SparseUNet3DModule.view_row import ViewRow
 from SparseUNet3DModule.volumes import ijkToWorld
@@ -154,6 +155,7 @@ class AnnotateSection:
         return tuple(_placeOf(node) for node in self._watched[1:])
 
     def _onPainted(self, _caller: Any, _event: str) -> None:
+        self.views.chooseViewUnderMouse()
         self._panel.result.showPainting()
         self._lookSoon()
 
@@ -198,7 +200,7 @@ class AnnotateSection:
             return
         self._background.start(
             overview, painted, list(parameters.completeSlices), dict(parameters.sliceUse), parameters.scribbles,
-            ijkToWorld(parameters.volume),
+            ijkToWorld(parameters.volume), isDense(parameters.annotation),
         )
         self._timer.start(_POLL_MS)
 

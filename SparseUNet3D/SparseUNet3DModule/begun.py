@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from SparseUNet3DLib.atomic import atomic_path
+from SparseUNet3DLib.recipe import PRESETS
 from SparseUNet3DModule.runs import TrainingCase
 
 _FILE = "begun.json"
@@ -23,6 +24,7 @@ class Begun:
         annotation: differs for another painting, other slices or other segments.
         scribbles: only painted voxels count.
         startFrom: the model that it began with, or "".
+        preset: name of the recipe; "" where an earlier version did not keep it.
     """
 
     volumeId: str
@@ -30,6 +32,14 @@ class Begun:
     annotation: str
     scribbles: bool
     startFrom: str
+    preset: str = ""
+
+    def goingOn(self, preset: str, minutes: float | None) -> tuple[str, float | None]:
+        """Preset and minutes to go on with, when these are chosen by then: its own recipe, but maybe for longer."""
+        if self.preset in ("", preset):
+            return preset, minutes
+        seconds = PRESETS[preset].seconds if PRESETS[self.preset].seconds else None
+        return self.preset, minutes or (seconds / 60 if seconds else None)
 
 
 def annotationDigest(case: TrainingCase) -> str:

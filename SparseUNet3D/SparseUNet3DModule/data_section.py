@@ -46,6 +46,8 @@ class DataSection:
         if node is not None:
             parameters.volume = node
             declared_slices.recall(parameters)
+            if node.GetImageData() is not None:
+                turnTiltedViews(node)
 
     def update(self) -> None:
         """Show the parameters."""
@@ -99,6 +101,8 @@ class DataSection:
         parameters = self._panel.parameters
         isOther = node is not parameters.volume
         declared_slices.keep(parameters)
+        if parameters.volume is not None and node not in self._panel.channels():
+            parameters.furtherChannels = []  # those of the former volume, of another patient perhaps
         parameters.volume = node
         declared_slices.recall(parameters)
         if node is not None and node.GetImageData() is not None:

@@ -237,10 +237,11 @@ class Job:
             return "Memory ran out; close other programs, or use a smaller volume."
         if exitCode < 0 and self.log and "could not be started" in self.log[-1]:
             return f"The worker process did not start. {self.log[-1]}"
-        if exitCode < 0 or exitCode >= 128:
+        # Slicer's launcher, in between, says so and ends with 1.
+        if exitCode < 0 or exitCode >= 128 or "exit abnormally" in tail:
             return (
                 "The worker process was ended by the system or another program, often because memory ran out; "
-                "close other programs and press Continue."
+                "close other programs, and press Continue or begin anew."
             )
         return f"The worker process ended unexpectedly (exit code {exitCode}); its last words are in the log."
 

@@ -17,7 +17,7 @@ from SparseUNet3DModule.installation import installMissing, missingPackages
 from SparseUNet3DModule.job import Job
 from SparseUNet3DModule.painted import paintedOn
 from SparseUNet3DModule.parameters import SparseUNet3DParameters
-from SparseUNet3DModule.results import newSegmentation
+from SparseUNet3DModule.results import isDense, newSegmentation
 from SparseUNet3DModule.slices import SliceOverview, overview
 from SparseUNet3DModule.volumes import checkChannels, ijkToWorld
 
@@ -52,7 +52,8 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
 
     def annotatedSlices(self, volumeNode: VolumeNode, annotationNode: SegmentationNode) -> SliceOverview:
         """The slices that are found to be annotated, what is on them, and what is missing, if anything is."""
-        return overview(paintedOn(annotationNode, volumeNode), [], {}, toWorld=ijkToWorld(volumeNode))
+        painted = paintedOn(annotationNode, volumeNode)
+        return overview(painted, [], {}, toWorld=ijkToWorld(volumeNode), isDense=isDense(annotationNode))
 
     def densify(
         self,
@@ -91,7 +92,7 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
             onEvent: told what the worker tells, as dictionaries (see `SparseUNet3DLib.events`).
             onEnd: told the outcome.
             resumeFolder: the folder of an interrupted run of this volume to go on with, as it was begun: what is
-                painted now, slices and startFrom do not count.
+                painted now, slices and startFrom do not count, and of another preset only the time.
 
         Returns:
             ``segmentations``: IDs of the result nodes; ``model``: path of the model's file; ``heldOutIou`` by segment.
@@ -110,11 +111,11 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
             folder = runs.newRunFolder()
             then = begun.Begun(
                 volumeNode.GetID(), case.names, begun.annotationDigest(case), scribbles,
-                str(Path(startFrom).absolute()) if startFrom else "",
+                str(Path(startFrom).absolute()) if startFrom else "", preset,
             )
             begun.write(then, folder)
         start = Path(then.startFrom) if then.startFrom else None
-        choices = runs.TrainingChoices(preset, minutes, device, then.scribbles, start)
+        choices = runs.TrainingChoices(*then.goingOn(preset, minutes), device, then.scribbles, start)
         target = tasks.ResultTarget(
             volumeNode.GetID(), _("{name} segmented").format(name=volumeNode.GetName()),
             resultNode.GetID() if resultNode else "", annotationNode.GetID() if annotationNode else "",
@@ -257,7 +258,7 @@ class SparseUNet3DLogic(ScriptedLoadableModuleLogic):
         wanted = ["auto"] if slices is None else slices
         planes = parse_planes([text for text in wanted if text != "auto"], geometry.array_shape)
         if "auto" in wanted:
-            found = overview(painted, [str(plane) for plane in planes], {}, scribbles)
+            found = overview(painted, [str(plane) for plane in planes], {}, scribbles, isDense=isDense(annotationNode))
             if found.problem:
                 raise InputError(found.problem)
             planes = found.planes()

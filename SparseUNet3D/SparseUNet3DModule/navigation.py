@@ -26,8 +26,17 @@ def sliceNodes() -> list[slicer.vtkMRMLSliceNode]:
     return [node for node in nodes if node.IsMappedInLayout()] or nodes
 
 
+def viewUnderMouse() -> str:
+    """Name of the slice view that the mouse is in; "" where it is in none."""
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    node = crosshair.GetCursorPositionXYZ([0.0, 0.0, 0.0]) if crosshair is not None else None
+    return node.GetName() if node is not None else ""
+
+
 class ViewFollower:
     """Tells which slice view was moved last: that is the one that the user looks at.
+
+    Where the mouse is in another one, that one moved it along (with Shift, say).
 
     Args:
         onMoved: called with the view's name.
@@ -55,7 +64,8 @@ class ViewFollower:
         offset = node.GetSliceOffset()
         if self._offsets.get(node.GetID()) != offset:
             self._offsets[node.GetID()] = offset
-            self._onMoved(node.GetName())
+            if viewUnderMouse() in ("", node.GetName()):
+                self._onMoved(node.GetName())
 
 
 def planeShown(sliceNode: slicer.vtkMRMLSliceNode, volumeNode: slicer.vtkMRMLVolumeNode) -> Plane:

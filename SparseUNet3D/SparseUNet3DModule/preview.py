@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 from SparseUNet3DLib.errors import SparseUNetError
 from SparseUNet3DLib.raw_nrrd import read_raw_nrrd
-from SparseUNet3DModule.results import newSegmentation, showLabels
+from SparseUNet3DModule.results import markDense, newSegmentation, showLabels
 from SparseUNet3DModule.tasks import segmentsInFile
 
 _PAUSE_MS = 10
@@ -81,3 +81,4 @@ class Preview:
             node.GetDisplayNode().SetOpacity2DFill(_OPACITY)
             self._nodeId = node.GetID()
         showLabels(node, self._arrays[0], segments, volume)
+        markDense(node)

@@ -18,7 +18,7 @@ from SparseUNet3DModule import runs
 from SparseUNet3DModule.foregrounds import Foregrounds
 from SparseUNet3DModule.painted import paintedOn, requireLabelmap
 from SparseUNet3DModule.progress_view import FAILURES, sentenceOf
-from SparseUNet3DModule.results import newSegmentation, showLabels, volumeOf
+from SparseUNet3DModule.results import markDense, newSegmentation, showLabels, volumeOf
 from SparseUNet3DModule.tasks import withoutBackground
 
 _CONFIDENCE_OPACITY = 0.5
@@ -229,6 +229,7 @@ def copyIntoAnnotation(panel: Any) -> None:
             number = numbers.get(identifier)
             mask = (painted.labels == number).astype(np.uint8) if number else np.zeros(painted.labels.shape, np.uint8)
             slicer.util.updateSegmentBinaryLabelmapFromArray(mask, annotation, identifier, parameters.volume)
+    markDense(annotation)
     parameters.completeSlices = sorted({*parameters.completeSlices, *slices})
 
 

@@ -12,6 +12,8 @@ from vtk.util.numpy_support import numpy_to_vtk
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DModule.volumes import directionsOf
 
+#: Attribute of a segmentation that was filled by a result: what is on its slices was not painted one by one.
+_IS_DENSE = "SparseUNet3D.IsDense"
 CONFIDENCE_COLORS = "vtkMRMLColorTableNodeFileViridis.txt"
 
 
@@ -43,6 +45,16 @@ def showLabels(
             segment.AddRepresentation(representation, labelmap)
             segmentation.AddSegment(segment, description.id)
         layOn(volumeNode, segmentationNode)
+
+
+def markDense(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+    """Remember that the segmentation was filled by a result."""
+    segmentationNode.SetAttribute(_IS_DENSE, "1")
+
+
+def isDense(segmentationNode: slicer.vtkMRMLSegmentationNode) -> bool:
+    """Whether the segmentation was filled by a result once."""
+    return segmentationNode.GetAttribute(_IS_DENSE) is not None
 
 
 def newSegmentation(name: str, volumeNode: slicer.vtkMRMLVolumeNode) -> slicer.vtkMRMLSegmentationNode:

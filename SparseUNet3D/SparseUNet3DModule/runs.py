@@ -7,7 +7,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,15 +152,19 @@ def caseFiles(names: Sequence[str], folder: Path) -> list[Path]:
     return [*channelFiles(names, folder), folder / ANNOTATION]
 
 
-def channelFiles(names: Sequence[str], folder: Path, prefix: str = "") -> list[Path]:
-    """A file for each channel of a volume. They have the channels' names, as far as file names allow."""
+def channelFiles(names: Sequence[str], folder: Path, others: Collection[Path] = ()) -> list[Path]:
+    """A file for each channel of a volume. They have the channels' names, as far as file names allow.
+
+    The first, after which a result is named, has another name than ``others``.
+    """
     stems: list[str] = []
     for name in names:
         wanted = "".join(c if _isKept(c) else "_" for c in name).strip()[:60] or "volume"
         candidates = itertools.chain([wanted], (f"{wanted} {number}" for number in itertools.count(2)))
-        taken = {stem.casefold() for stem in stems}  # "T1" and "t1" are one file on macOS and Windows
+        # "T1" and "t1" are one file on macOS and Windows.
+        taken = {stem.casefold() for stem in stems or [other.stem for other in others]}
         stems.append(next(stem for stem in candidates if stem.casefold() not in taken))
-    return [folder / f"{prefix}{stem}.nrrd" for stem in stems]
+    return [folder / f"{stem}.nrrd" for stem in stems]
 
 
 def _isKept(character: str) -> bool:
@@ -175,7 +179,6 @@ def handOver(case: TrainingCase, folder: Path) -> Iterator[float]:
         OutputError: they cannot be written.
     """
     *channels, annotation = caseFiles(case.names, folder)
-    folder.mkdir(exist_ok=True)
     yield from handOverChannels(case.channels, case.geometry, channels)
     metadata = metadata_from_segments(case.painted.segments, case.geometry.size, annotation)
     if case.planes:
@@ -187,6 +190,7 @@ def handOverChannels(
     channels: Sequence[np.ndarray], geometry: Geometry, files: Sequence[Path]
 ) -> Iterator[float]:
     """Write the voxels of a volume; yields the fraction done."""
+    files[0].parent.mkdir(exist_ok=True)
     for number, (array, file) in enumerate(zip(channels, files, strict=True)):
         for fraction in write_raw_nrrd(file, array, geometry):
             yield (number + fraction) / len(channels)

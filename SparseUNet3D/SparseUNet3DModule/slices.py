@@ -72,16 +72,20 @@ def overview(
     uses: dict[str, str],
     scribbles: bool = False,
     toWorld: np.ndarray | None = None,
+    isDense: bool = False,
 ) -> SliceOverview:
     """What is annotated in ``painted``. Takes a while on large volumes; touches no node.
 
+    Where it ``isDense``, slices are not looked for: of a result, those of thin structures would look like painted ones.
     ``toWorld`` (4x4) takes voxels (i, j, k, 1) to where they are seen, in RAS; None: as the geometry of ``painted``
     does.
     """
     if not painted.segments:
         return SliceOverview(problem="There is no segment yet; add one and paint it on a few slices.")
     declared = {plane for plane in map(parsePlane, complete) if plane.index < painted.labels.shape[plane.axis]}
-    found = set() if scribbles else set(detect_planes(painted.labels > 0, declared).planes)
+    found: set[Plane] = set()
+    if not scribbles:
+        found = declared if isDense else set(detect_planes(painted.labels > 0, declared).planes)
     if toWorld is None:
         toWorld = np.diag([-1.0, -1.0, 1.0, 1.0]) @ painted.geometry.index_to_physical()
     rows = tuple(_row(plane, painted, uses, plane in declared, toWorld) for plane in sorted(found))
@@ -108,6 +112,8 @@ def _sharesAndProblem(
                 "'Slice is complete'."
             )
         return {}, "Nothing is painted yet; paint the structures on a few slices."
+    if not scribbles and not any(painted.labels[plane.voxels].any() for plane in planes):
+        return {}, "Nothing is painted on these slices; paint the structures on at least one more."
     try:
         annotation = from_scribbles(painted) if scribbles else from_planes(painted, planes)
     except SparseUNetError as error:

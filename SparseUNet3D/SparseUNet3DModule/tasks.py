@@ -17,7 +17,7 @@ from SparseUNet3DLib.segment_records import records_from_metadata
 from SparseUNet3DLib.segments import Segment
 from SparseUNet3DModule import runs
 from SparseUNet3DModule.job import Job
-from SparseUNet3DModule.results import newConfidence, newSegmentation, placeBeside, showLabels
+from SparseUNet3DModule.results import markDense, newConfidence, newSegmentation, placeBeside, showLabels
 from SparseUNet3DModule.volumes import checkChannels
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -129,7 +129,9 @@ def segmentNodesJob(
 
     for number, nodes in enumerate(volumes):
         geometry = checkChannels(nodes)
-        files = runs.channelFiles([node.GetName() for node in nodes], folder, f"{number}-")
+        # By the channels' names the worker tells whether they are in the order that the model wants.
+        others = [files[0] for *_, files in inputs]
+        files = runs.channelFiles([node.GetName() for node in nodes], folder / str(number), others)
         inputs.append((runs.arraysOf(nodes), geometry, files))
         names |= {file: node.GetName() for file, node in zip(files, nodes, strict=True)}
         targets.append(ResultTarget(nodes[0].GetID(), f"{nodes[0].GetName()} segmented", confidence=confidence))
@@ -224,6 +226,7 @@ def loadResult(
     if sibling is not None:
         placeBeside(node, sibling)
     showLabels(node, arrays[0], segments, volume)
+    markDense(node)
     outcome.segmentations.append(node.GetID())
     if target.confidence:
         outcome.confidences.append(newConfidence(f"{target.name} confidence", arrays[1], volume).GetID())

@@ -9,11 +9,11 @@ import slicer
 from slicer.i18n import tr as _
 
 from SparseUNet3DLib.errors import SparseUNetError
-from SparseUNet3DModule.navigation import ViewFollower, goTo, planeShown, sliceNodes
+from SparseUNet3DModule.navigation import ViewFollower, goTo, planeShown, sliceNodes, viewUnderMouse
 
 
 class ViewRow:
-    """Follows the slice views: what is declared complete is the slice in the one that moved last."""
+    """Follows the slice views: what is declared complete is the slice in the one that was used last."""
 
     def __init__(self, panel: Any, section: Any) -> None:
         """``section`` has the ``overview`` of annotated slices."""
@@ -62,7 +62,11 @@ class ViewRow:
         self._showComplete()
 
     def declareComplete(self) -> None:
-        """The slice shown in the chosen view is annotated completely; pressed again on it, it is not."""
+        """The slice shown in the chosen view is annotated completely; pressed again on it, it is not.
+
+        By the shortcut the view is the one that the mouse is in.
+        """
+        self.chooseViewUnderMouse()
         try:
             plane = self._planeInView()
         except SparseUNetError as error:
@@ -72,6 +76,10 @@ class ViewRow:
             parameters = self._panel.parameters
             declared = list(parameters.completeSlices)
             parameters.completeSlices = [p for p in declared if p != plane] if plane in declared else [*declared, plane]
+
+    def chooseViewUnderMouse(self) -> None:
+        """The user paints, or presses a key, in that view."""
+        self._onViewMoved(viewUnderMouse())
 
     def goToPrevious(self) -> None:
         """Go to the previous annotated slice."""

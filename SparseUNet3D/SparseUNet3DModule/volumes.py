@@ -77,7 +77,8 @@ def checkChannels(volumeNodes: Sequence[slicer.vtkMRMLVolumeNode]) -> Geometry:
         if not geometry.same_grid(first):
             raise InputError(
                 f"The channels lie on different voxel grids: '{volumeNodes[0].GetName()}' has {first.describe()}, "
-                f"'{node.GetName()}' has {geometry.describe()}; resample one onto the other (module Resample Image)."
+                f"'{node.GetName()}' has {geometry.describe()}; resample one onto the other (module Resample Image), "
+                "or untick it under 'Further channels'."
             )
         if node.GetTransformNodeID() != volumeNodes[0].GetTransformNodeID():
             raise InputError(

@@ -95,7 +95,11 @@ def makeLauncher(folder: Path, before: str = "") -> None:
     """A `PythonSlicer` in ``folder`` that starts the real Python as a child of its own, as Slicer's does."""
     script = folder / "PythonSlicer"
     # Small networks gain nothing from several threads, and busy machines lose a lot.
-    script.write_text(f'#!/bin/sh\nexport OMP_NUM_THREADS=1\n{before}\n"{sys.executable}" "$@"\nexit $?\n')
+    script.write_text(
+        f'#!/bin/sh\nexport OMP_NUM_THREADS=1\n{before}\n"{sys.executable}" "$@"\ncode=$?\n'
+        "[ $code -lt 128 ] && exit $code\n"  # of one that was killed it says only this
+        f'echo "error: [{sys.executable}] exit abnormally - Report the problem." >&2\nexit 1\n'
+    )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
 
 

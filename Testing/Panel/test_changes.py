@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (there is none for this Python)")
 
 from driving import NAMES, PAINTED, SHAPE, addAnnotation, addVolume, grayValues, labelsOf, paint, translation
-from SparseUNet3DModule import runs
+from SparseUNet3DModule import begun, runs
 
 from SparseUNet3DLib.errors import InputError
 
@@ -69,6 +70,17 @@ def test_further_channels_stay_in_the_order_in_which_they_were_ticked(panel, rea
     panel.ui.channelSelector.uncheck(third)
     panel.ui.channelSelector.check(third)
     assert [n.GetName() for n in panel.channels()] == ["CT", "T1", "T2", "PET"]
+
+
+def test_further_channels_do_not_stay_with_another_volume(panel, ready):
+    """They would be another patient's, and on the same grid nothing would tell."""
+    first, second, other = (addVolume(name) for name in ("T1", "T2", "another patient"))
+    for node in (first, second):
+        panel.ui.channelSelector.check(node)
+    panel.ui.volumeSelector.setCurrentNode(first)  # one of them takes the volume's place
+    assert [n.GetName() for n in panel.channels()] == ["T1", "T2"]
+    panel.ui.volumeSelector.setCurrentNode(other)
+    assert [n.GetName() for n in panel.channels()] == ["another patient"]
 
 
 @pytest.mark.parametrize("name", ["CT annotation", "lungs"])
@@ -188,6 +200,22 @@ def test_a_run_that_goes_on_unchanged_needs_no_question(panel, ready, drive, tra
     folder = interrupted(panel, drive)
     train(panel.ui.continueButton)
     assert panel.parameters.runFolder == str(folder) and panel.parameters.result is not None
+
+
+def test_a_run_goes_on_by_the_preset_that_it_was_begun_with(panel, ready, drive, train):
+    folder = interrupted(panel, drive)
+    was = panel.parameters.preset
+    panel.ui.presetSelector.setCurrentIndex(2)
+    assert panel.parameters.preset == "thorough" != was
+    train(panel.ui.continueButton)
+    assert panel.parameters.runFolder == str(folder) and panel.parameters.result is not None
+    then = begun.read(folder)
+    assert then.preset == was
+    assert then.goingOn(was, None) == (was, None)
+    assert then.goingOn("thorough", None) == (was, 30.0)
+    assert then.goingOn("thorough", 7.0) == (was, 7.0)
+    assert replace(then, preset="paper").goingOn("thorough", None) == ("paper", None)
+    assert replace(then, preset="").goingOn("thorough", None) == ("thorough", None)  # of an earlier version
 
 
 def test_a_run_does_not_go_on_with_another_volume(panel, ready, drive):

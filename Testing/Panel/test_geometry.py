@@ -33,20 +33,33 @@ def test_the_grid_is_that_of_the_saved_file(panel, direction, tmp_path):
     assert geometryOf(volume).same_grid(read_volume(tmp_path / "v.nrrd").geometry)
 
 
+def seenAlongItsSlices(volume) -> bool:
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    axes = slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]
+    views = slicer.util.getNodesByClass("vtkMRMLSliceNode")
+    assert len(views) == 3
+    normals = [slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())[:3, 2] for view in views]
+    return np.allclose([np.abs(n @ (axes / np.linalg.norm(axes, axis=0))).max() for n in normals], 1.0)
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
 def test_a_volume_that_is_chosen_is_seen_along_its_own_slices(panel, direction):
     """In a tilted view no single slice can be painted."""
     upright, chosen = addVolume("upright"), addVolume("chosen", direction=direction)
     for volume in (upright, chosen, upright):
         panel.ui.volumeSelector.setCurrentNode(volume)
-        matrix = vtk.vtkMatrix4x4()
-        volume.GetIJKToRASMatrix(matrix)
-        axes = slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]
-        views = slicer.util.getNodesByClass("vtkMRMLSliceNode")
-        assert len(views) == 3
-        for view in views:
-            normal = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())[:3, 2]
-            assert np.abs(normal @ (axes / np.linalg.norm(axes, axis=0))).max() == pytest.approx(1.0)
+        assert seenAlongItsSlices(volume)
+
+
+def test_so_is_one_that_is_chosen_by_itself(panel):
+    widget = slicer.modules.SparseUNet3DWidget
+    widget.exit()
+    slicer.mrmlScene.Clear(0)
+    volume = addVolume("oblique", direction=DIRECTIONS["oblique"])
+    slicer.util.setSliceViewerLayers(background=volume)
+    widget.enter()
+    assert panel.parameters.volume is volume and seenAlongItsSlices(volume)
 
 
 def test_a_view_that_is_not_tilted_stays_where_it_is(panel):

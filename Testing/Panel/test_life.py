@@ -43,6 +43,29 @@ def test_the_views_offered_are_those_of_the_layout(panel, ready):
     assert panel.ui.viewSelector.currentText == "Yellow"
 
 
+def test_the_view_that_the_mouse_is_in_is_the_one_that_is_meant(panel, ready, drive):
+    manager = slicer.app.layoutManager()
+    nodes = {name: manager.sliceWidget(name).mrmlSliceNode() for name in ("Red", "Green")}
+    crosshair = slicer.mrmlScene.AddNode(slicer.vtkMRMLCrosshairNode())
+    panel.ui.viewSelector.setCurrentIndex(panel.ui.viewSelector.findText("Red"))
+    crosshair.SetCursorPositionXYZ([1.0, 2.0, 0.0], nodes["Red"])
+    nodes["Green"].SetSliceOffset(nodes["Green"].GetSliceOffset() + 3.0)  # with Shift the mouse moves all other views
+    assert panel.ui.viewSelector.currentText == "Red"
+    crosshair.SetCursorPositionXYZ([1.0, 2.0, 0.0], nodes["Green"])
+    nodes["Green"].SetSliceOffset(5.0 - 20.0)
+    assert panel.ui.viewSelector.currentText == "Green"
+    annotation, volume = panel.parameters.annotation, panel.parameters.volume
+    crosshair.SetCursorPositionXYZ([1.0, 2.0, 0.0], nodes["Red"])
+    paint(annotation, annotation.GetSegmentation().GetNthSegmentID(0), volume, 1, (10,))
+    assert panel.ui.viewSelector.currentText == "Red"
+    crosshair.SetCursorPositionXYZ([1.0, 2.0, 0.0], nodes["Green"])
+    panel.annotate.views.declareComplete()  # by its shortcut
+    assert list(panel.parameters.completeSlices) == ["y:5"]
+    crosshair.SetCursorPositionInvalid()  # on the panel
+    panel.ui.completeButton.click()
+    assert list(panel.parameters.completeSlices) == []
+
+
 def test_painting_in_another_module_is_looked_at_when_this_one_is_opened(panel, ready, widget, drive):
     annotation, volume = panel.parameters.annotation, panel.parameters.volume
     widget.exit()

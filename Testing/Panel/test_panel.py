@@ -22,6 +22,7 @@ from driving import (
     paint,
     table,
 )
+from SparseUNet3DModule.results import isDense
 from SparseUNet3DModule.slices import HELD_OUT, TRAIN
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -146,6 +147,7 @@ def test_copying_the_result_into_the_annotation_asks_and_can_be_undone(panel, re
     panel.ui.copyButton.click()
     result = labelsOf(panel.parameters.result, volume)
     np.testing.assert_array_equal(labelsOf(annotation, volume), result)
+    assert isDense(annotation) and isDense(panel.parameters.result)
     assert list(panel.parameters.completeSlices) == sorted(f"z:{k}" for k in PAINTED)
     panel.ui.segmentEditorWidget.undo()
     np.testing.assert_array_equal(labelsOf(annotation, volume), painted)
@@ -163,6 +165,17 @@ def test_two_channels_and_scribbles(panel, drive, train):
     assert segmentation.GetNumberOfSegments() == 1 and segmentation.GetNthSegment(0).GetName() == "core"
     channels = panel.logic.modelCard(panel.parameters.modelPath)["header"]["channels"]
     assert [channel["name"] for channel in channels] == ["confidence", "two"]
+    results = len(nodeNames("vtkMRMLSegmentationNode"))
+    panel.parameters.volume, panel.parameters.furtherChannels = other, [volume]
+    panel.ui.applyButton.click()
+    assert drive(lambda: not panel.isBusy, 60)
+    told = "The channels of 'two' are two, confidence, but those of the model are confidence, two;"
+    assert panel.ui.errorLabel.text.startswith(told)
+    assert len(nodeNames("vtkMRMLSegmentationNode")) == results
+    panel.parameters.volume, panel.parameters.furtherChannels = volume, [other]
+    panel.ui.applyButton.click()
+    assert drive(lambda: not panel.isBusy, 60)
+    assert len(nodeNames("vtkMRMLSegmentationNode")) == results + 1
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

@@ -52,6 +52,16 @@ def test_declared_slices_count_also_when_empty():
     assert overview(painted(Plane(0, 10)), ["z:99"], {}).planes() == [Plane(0, 10)]  # of another volume
 
 
+def test_slices_of_a_result_are_not_taken_for_painted_ones():
+    """A thin structure in all of a volume looks like slices that were painted."""
+    z, y, x = np.indices(SHAPE)
+    thin = (((z - 10) / 1.6) ** 2 + ((y - 12) / 9) ** 2 + ((x - 14) / 11) ** 2 < 1).astype(np.uint16)
+    result = Segmentation(thin, SEGMENTS, Geometry(SHAPE[::-1]))
+    assert [str(plane) for plane in overview(result, ["z:11"], {}).planes()] == ["z:9", "z:10", "z:11"]
+    assert [str(plane) for plane in overview(result, ["z:11"], {}, isDense=True).planes()] == ["z:11"]
+    assert "press 'Slice is complete'" in overview(result, [], {}, isDense=True).problem
+
+
 def test_uses_are_the_user_s():
     uses = {"z:4": IGNORE, "z:10": HELD_OUT}
     found = overview(painted(Plane(0, 4), Plane(0, 10), Plane(0, 15)), [], uses)
@@ -80,6 +90,10 @@ def test_uses_are_the_user_s():
 def test_what_is_missing_is_said_in_a_sentence(segmentation: Segmentation, uses: dict, problem: str):
     found = overview(segmentation, [], uses)
     assert problem in found.problem
+
+
+def test_empty_slices_alone_are_too_little():
+    assert "Nothing is painted on these slices" in overview(painted(), ["z:3"], {}).problem
 
 
 def test_scribbles_need_a_background_and_have_no_rows():
