@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from SparseUNet3DLib.cases import Case, Fold
-from SparseUNet3DLib.device import choose_precision, memory_format
+from SparseUNet3DLib.device import available_memory, choose_precision, memory_format
 from SparseUNet3DLib.evaluation import confusion
 from SparseUNet3DLib.mixture import HeldOutLogits, Mixture, fit_mixture
 from SparseUNet3DLib.model_file import Model
 from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.preparation import Preparation
 from SparseUNet3DLib.validation import HeldOutValidation, iou_by_segment, joint_counts, mean_iou
+
+#: Share of the free main memory that the logits of all answers may take; those of large slices have gigabytes.
+_MEMORY_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -44,15 +49,23 @@ def make_validation(prepared: Preparation, fold: Fold) -> HeldOutValidation:
 
 
 def held_out_answers(
-    prepared: Preparation, model: Model, progress: Callable[[float], None] = lambda fraction: None
+    prepared: Preparation,
+    model: Model,
+    progress: Callable[[float], None] = lambda fraction: None,
+    folder: Path | None = None,
 ) -> list[Answer]:
     """Those of each network of ``model`` about the slices that were held out of its training.
 
-    ``progress`` is told after each slice how much is done (0..1); what it raises ends it.
+    Args:
+        progress: told after each slice how much is done (0..1); what it raises ends it.
+        folder: where logits are kept for which memory is too small; None: where the system has temporary files.
     """
     # A run may be stopped before the last network, and one that is resumed with less time have more than were wanted.
     folds = list(zip(prepared.folds, model.members(), strict=False))
-    total = sum(len(c.annotation.planes) for fold, _ in folds for c in fold.validation)
+    cases = [c for fold, _ in folds for c in fold.validation]
+    total = sum(len(c.annotation.planes) for c in cases)
+    needed = sum(4 * model.plan.classes * int(c.annotation.annotated.sum()) for c in cases)  # two, in half precision
+    in_files = needed > _MEMORY_SHARE * available_memory(torch.device("cpu"))
     answers: list[Answer] = []
     for number, (fold, member) in enumerate(folds):
         if not fold.validation:
@@ -61,9 +74,22 @@ def held_out_answers(
         network = member.network(prepared.device).to(memory_format=memory_format(prepared.device))
         precision = choose_precision(prepared.device, model.recipe.precision)
         for case, plane, logits in make_validation(prepared, fold).separate_logits(network, member.plan, precision):
+            if in_files:
+                network_part, voxel_part = (_in_file(part, folder) for part in (logits.network, logits.voxels))
+                logits = HeldOutLogits(network_part, voxel_part, logits.labels)
             answers.append(Answer(case, plane, logits, number, plane in learnt[case.volume.name]))
             progress(len(answers) / total)
     return answers
+
+
+def _in_file(logits: torch.Tensor, folder: Path | None) -> torch.Tensor:
+    """The same numbers in a file, from which the system reads those that are asked for; it is gone when they are."""
+    if not logits.numel():
+        return logits
+    with tempfile.TemporaryFile(dir=folder) as file:
+        kept = np.memmap(file, np.float16, "w+", shape=tuple(logits.shape))
+    kept[:] = logits.numpy()
+    return torch.from_numpy(kept)
 
 
 def _learnt_planes(prepared: Preparation, fold: Fold) -> dict[str, set[Plane]]:

@@ -203,7 +203,8 @@ def densify(
         recipe = replace(recipe, seconds=max(0.25 * recipe.seconds, recipe.seconds - reserved))
     model = _train(prepared, recipe, options, reporter, stop)
     try:
-        answers = held_out_answers(prepared, model, _progress(reporter, stop, "scoring held-out slices"))
+        scoring = _progress(reporter, stop, "scoring held-out slices")
+        answers = held_out_answers(prepared, model, scoring, options.folder)
         if model.plan.voxel_spacing:
             model = replace(model, mixture=best_mixture(answers))
         model = replace(model, record={**model.record, "held_out_iou": held_out_iou(answers, model.mixture)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from tiny_training import NARROW, tiny_annotation, tiny_recipe, tiny_volume
 
-from SparseUNet3DLib import workflow
+from SparseUNet3DLib import held_out_answers, workflow
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import Interrupted
 from SparseUNet3DLib.evaluation import FALSE_POSITIVE, TRUE_POSITIVE
@@ -105,6 +106,18 @@ def test_the_iou_told_in_the_end_is_that_of_the_segmentation_that_the_user_gets(
     assert max(v or 0.0 for v in learn(reporter).record["held_out_iou"].values()) < 0.6
     phases = [e["phase"] for e in reporter.of("phase")]
     assert phases[0] == "scoring held-out slices"
+
+
+def test_answers_for_which_memory_is_too_small_are_kept_in_files(monkeypatch, tmp_path):
+    """Slices of 4096x4096 voxels have gigabytes of them, and a run that ends for that would have trained in vain."""
+    expected = learn(CollectingReporter())
+    files, make = [], tempfile.TemporaryFile
+    monkeypatch.setattr(held_out_answers, "available_memory", lambda device: 0)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **at: files.append(at["dir"]) or make(**at))
+    found = learn(CollectingReporter(), folder=tmp_path)
+    assert files == [tmp_path] * 2
+    assert (found.mixture, found.record["held_out_iou"]) == (expected.mixture, expected.record["held_out_iou"])
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["checkpoint.safetensors"]
 
 
 def test_the_mixture_of_a_network_that_goes_on_is_not_fitted_to_what_it_had_learnt():
