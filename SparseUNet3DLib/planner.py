@@ -33,14 +33,16 @@ def make_plan(
     in_channels: int,
     classes: int,
     on_gpu: bool = False,
+    few_slices: bool = False,
 ) -> Plan:
     """Choose the network's shape for volumes of the given shapes (z, y, x) at the spacing that it works at (mm).
 
-    ``on_gpu`` chooses a wider network and larger patches.
+    ``on_gpu`` chooses a wider network and larger patches. Where ``few_slices`` are annotated, a volume that is not
+    large is seen whole: patches would show one or two of them, which would be learnt by heart.
     """
     if recipe.network == "auto":
         shape = tuple(int(n) for n in np.median(np.asarray(shapes), axis=0))
-        return _auto_plan(recipe, shape, spacing, in_channels, classes, on_gpu)
+        return _auto_plan(recipe, shape, spacing, in_channels, classes, on_gpu, few_slices)
     return _paper_plan(recipe, shapes, spacing, in_channels, classes)
 
 
@@ -50,13 +52,20 @@ def usual_grid_voxels(on_gpu: bool) -> int:
 
 
 def _auto_plan(
-    recipe: Recipe, shape: Triple, spacing: tuple[float, float, float], in_channels: int, classes: int, on_gpu: bool
+    recipe: Recipe,
+    shape: Triple,
+    spacing: tuple[float, float, float],
+    in_channels: int,
+    classes: int,
+    on_gpu: bool,
+    few_slices: bool,
 ) -> Plan:
     if min(shape) < 1:
         raise InputError(f"A volume of {format_triple(shape)} voxels is empty.")
     batch, voxels = _usual_step(on_gpu)
     base, widest = (32, 320) if on_gpu else (16, 128)
-    patch = shape if math.prod(shape) <= _WHOLE * voxels else _patch_shape(shape, spacing, voxels)
+    whole = _WHOLE * (usual_grid_voxels(on_gpu) if few_slices else voxels)
+    patch = shape if math.prod(shape) <= whole else _patch_shape(shape, spacing, voxels)
     strides, kernels = _levels(patch, spacing)
     widths = tuple(min(base * 2**level, widest) for level in range(len(kernels)))
     total = np.prod(np.array(strides), axis=0) if strides else np.ones(3, int)

@@ -30,6 +30,8 @@ from SparseUNet3DLib.working_spacing import choose_spacing, choose_voxel_spacing
 
 #: A volume whose voxels are so many times longer, or shorter, along all axes than a model's is meant in another unit.
 _OTHER_UNIT = 20.0
+#: Fewer annotated slices, in all, are few; none of them is held out by itself then.
+_FEW_SLICES = 5
 #: Voxels, of all channels, that are classified one by one; a CPU takes some ten seconds for so many, a GPU one or two.
 _VOXELS_ON_CPU, _VOXELS_ON_GPU = 2**23, 2**26
 
@@ -181,7 +183,8 @@ def _new_plan(
         turned, recipe, usual_grid_voxels(on_gpu)
     )
     shapes = [shape_at(c.volume, spacing) for c in turned]
-    return replace(make_plan(recipe, shapes, spacing, channels, classes, on_gpu), direction=direction)
+    few_slices = sum(len(c.annotation.planes) for c in cases) < _FEW_SLICES
+    return replace(make_plan(recipe, shapes, spacing, channels, classes, on_gpu, few_slices), direction=direction)
 
 
 def held_out_planes(folds: Sequence[Fold]) -> dict[str, list[str]]:

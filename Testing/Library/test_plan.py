@@ -154,6 +154,14 @@ def test_several_volumes_are_planned_by_their_medians():
     assert plan.patch_size == (48, 48, 48)
 
 
+def test_with_few_slices_a_volume_that_is_not_large_is_seen_whole():
+    shapes = {"small": (67, 52, 68), "large": (100, 100, 100)}
+    plans = {name: make_plan(Recipe(), [s], (1.5,) * 3, 1, 2, few_slices=True) for name, s in shapes.items()}
+    assert plans["small"].patch_size == (80, 56, 80)
+    assert math.prod(planned(shapes["small"]).patch_size) < 0.5 * math.prod(plans["small"].patch_size)
+    assert plans["large"] == planned(shapes["large"], (1.5,) * 3)
+
+
 def test_plan_for_a_gpu_is_wider_and_sees_more():
     cpu, gpu = planned((256, 256, 256)), planned((256, 256, 256), on_gpu=True)
     assert gpu.widths[0] == 2 * cpu.widths[0]
