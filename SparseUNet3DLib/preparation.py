@@ -30,8 +30,8 @@ from SparseUNet3DLib.working_spacing import choose_spacing, choose_voxel_spacing
 
 #: A volume whose voxels are so many times longer, or shorter, along all axes than a model's is meant in another unit.
 _OTHER_UNIT = 20.0
-#: Fewer annotated slices, in all, are few; none of them is held out by itself then.
-_FEW_SLICES = 5
+#: Fewer annotated slices, in all, are few.
+_FEW_SLICES = 8
 #: Voxels, of all channels, that are classified one by one; a CPU takes some ten seconds for so many, a GPU one or two.
 _VOXELS_ON_CPU, _VOXELS_ON_GPU = 2**23, 2**26
 
