@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from SparseUNet3DLib import recipe
 from SparseUNet3DLib.atomic import atomic_path
-from SparseUNet3DLib.recipe import PRESETS
 from SparseUNet3DModule.runs import TrainingCase
 
 _FILE = "begun.json"
@@ -35,10 +35,14 @@ class Begun:
     preset: str = ""
 
     def goingOn(self, preset: str, minutes: float | None) -> tuple[str, float | None]:
-        """Preset and minutes to go on with, when these are chosen by then: its own recipe, but maybe for longer."""
+        """Preset and minutes to go on with, when these are chosen by then: its own recipe, but maybe for longer.
+
+        Raises:
+            UsageError: there is no such preset.
+        """
         if self.preset in ("", preset):
             return preset, minutes
-        seconds = PRESETS[preset].seconds if PRESETS[self.preset].seconds else None
+        seconds = recipe.preset(preset).seconds if recipe.preset(self.preset).seconds else None
         return self.preset, minutes or (seconds / 60 if seconds else None)
 
 

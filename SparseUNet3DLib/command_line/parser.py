@@ -44,8 +44,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """What was typed; the volumes to segment may come after options, where argparse by itself expects no more files."""
     parser = make_parser()
     args, left = parser.parse_known_args(arguments)
-    if left and (args.run is not segment.run or any(a.startswith("-") for a in left)):
-        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    options = [argument for argument in left if argument.startswith("-")]
+    if options or (left and args.run is not segment.run):
+        parser.error(f"unrecognized arguments: {' '.join(options or left)}")
     if left:
         args.image += map(Path, left)
     return args

@@ -107,6 +107,11 @@ def test_volumes_may_follow_the_options_of_segment(trained: Path, tmp_path: Path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other-vol.seg.nrrd", "vol.seg.nrrd"]
 
 
+def test_of_volumes_and_a_strange_option_the_option_is_named(capsys: pytest.CaptureFixture[str]):
+    assert call("segment", "m.safetensors", "--output-folder", "found", "vol.nrrd", "--epochs") == 2
+    assert capsys.readouterr().err.endswith("unrecognized arguments: --epochs\n")
+
+
 @pytest.mark.parametrize(
     "error, told",
     [

@@ -13,7 +13,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (the
 from driving import NAMES, PAINTED, SHAPE, addAnnotation, addVolume, grayValues, labelsOf, paint, translation
 from SparseUNet3DModule import begun, runs
 
-from SparseUNet3DLib.errors import InputError
+from SparseUNet3DLib.errors import InputError, UsageError
 
 
 def namesOf(node) -> list[str]:
@@ -216,6 +216,8 @@ def test_a_run_goes_on_by_the_preset_that_it_was_begun_with(panel, ready, drive,
     assert then.goingOn("thorough", 7.0) == (was, 7.0)
     assert replace(then, preset="paper").goingOn("thorough", None) == ("paper", None)
     assert replace(then, preset="").goingOn("thorough", None) == ("thorough", None)  # of an earlier version
+    with pytest.raises(UsageError, match="Unknown preset 'fast'"):
+        then.goingOn("fast", None)
 
 
 def test_a_run_does_not_go_on_with_another_volume(panel, ready, drive):
