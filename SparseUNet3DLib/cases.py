@@ -74,12 +74,21 @@ class Fold:
     Attributes:
         training: cases to train on.
         validation: those of the same volumes that have planes held out, with these planes only.
+        complete: cases to train on once the network has been scored: with the planes that the program chose to hold
+            out, without those that the user did.
         learnt: by name of the volume, the planes that the network has learnt from before, held out now or not.
     """
 
     training: list[Case]
     validation: list[Case]
+    complete: list[Case] = field(default_factory=list)
     learnt: dict[str, tuple[Plane, ...]] = field(default_factory=dict)
+
+    @property
+    def learns_more_later(self) -> bool:
+        """Whether there is more in ``complete`` than in ``training``."""
+        pairs = zip(self.training, self.complete, strict=True)
+        return any(later.annotation is not first.annotation for first, later in pairs)
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,7 @@ def make_folds(
         known = learnt[network] if network < len(learnt) else Learnt({}, {})
         for n, case in enumerate(cases):
             planes = case.annotation.held_out
+            by_program = planes is None and planes_per_case is None
             if planes is None or planes_per_case is not None:
                 planes = () if planes_per_case is not None else known.choose(case)
                 planes = planes or choose_held_out(case.annotation, planes_per_case, before[n], known.learnt(case))
@@ -136,6 +146,7 @@ def make_folds(
             except UsageError as error:
                 raise UsageError(f"'{case.volume.name}': {error}" if len(cases) > 1 else str(error)) from None
             fold.training.append(replace(case, annotation=kept))
+            fold.complete.append(case if by_program else fold.training[-1])
             if withheld is not None:
                 fold.validation.append(replace(case, annotation=withheld))
         folds.append(fold)

@@ -13,6 +13,7 @@ import torch
 
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.errors import InputError, UsageError
+from SparseUNet3DLib.learnt_networks import LearntNetworks
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
@@ -24,14 +25,14 @@ FILE_NAME = "checkpoint.safetensors"
 
 
 def write_checkpoint(
-    path: str | os.PathLike, trainer: Trainer, task: str, finished: Sequence[dict[str, torch.Tensor]] = ()
+    path: str | os.PathLike, trainer: Trainer, task: str, networks: LearntNetworks | None = None
 ) -> None:
     """Write the run's state atomically.
 
     Args:
         trainer: of the present network.
         task: what ``fingerprint`` returned.
-        finished: weights of the networks that were trained before.
+        networks: what was trained before.
 
     Raises:
         OutputError: the file cannot be written.
@@ -43,7 +44,7 @@ def write_checkpoint(
         "precision": str(trainer.precision).removeprefix("torch."),
         "counters": asdict(trainer.counters),
     }
-    before = {f"finished{n}.{name}": t for n, weights in enumerate(finished) for name, t in weights.items()}
+    before = networks.tensors() if networks else {}
     write_tensor_file(path, KIND, header, trainer.state() | before)
 
 
@@ -94,10 +95,9 @@ class Checkpoint:
                 "ones it was begun with (and --start-from, if it was), or --restart to begin anew."
             )
 
-    def finished(self) -> list[dict[str, torch.Tensor]]:
-        """Weights of the networks that were trained before the present one."""
-        prefixes = [f"finished{n}." for n in range(self.counters.member)]
-        return [{n.removeprefix(p): t for n, t in self._state.items() if n.startswith(p)} for p in prefixes]
+    def networks(self) -> LearntNetworks:
+        """What was trained before."""
+        return LearntNetworks.from_tensors(self._state, self.counters.member)
 
     def restore(self, trainer: Trainer) -> None:
         """Put the state into ``trainer``, which was made with this checkpoint's plan and precision.

@@ -23,7 +23,9 @@ from SparseUNet3DLib.tensor_file import read_tensor_file, write_tensor_file
 from SparseUNet3DLib.volumes import Volume
 
 KIND = "model"
-FORMAT_VERSION = 1
+#: 2 has ``scored_weights``.
+FORMAT_VERSION = 2
+_SCORED = "scored."
 #: What no plan exceeds besides: levels, or networks; voxels of a patch.
 _MOST_LEVELS, _MOST_VOXELS = 12, 2**31
 
@@ -40,6 +42,8 @@ class Model:
         weights: the network's parameters and buffers by name; of several networks, see `networks.ensemble`.
         record: the training record: volumes by name, share annotated, iterations, scores, versions, date.
         mixture: what the network, and its classifier of single voxels if it has one, count.
+        scored_weights: the weights before the network learnt from the slices as well that had been held out: the IoU
+            in the record is theirs. None where they are no others.
     """
 
     plan: Plan
@@ -49,6 +53,11 @@ class Model:
     weights: dict[str, torch.Tensor]
     record: dict = field(default_factory=dict)
     mixture: Mixture = USUAL
+    scored_weights: dict[str, torch.Tensor] | None = None
+
+    def as_scored(self) -> Model:
+        """The model when it had not learnt yet from the slices that were held out to score it."""
+        return replace(self, weights=self.scored_weights, scored_weights=None) if self.scored_weights else self
 
     def network(self, device: torch.device) -> nn.Module:
         """The network with these weights on ``device``, ready for inference."""
@@ -58,8 +67,12 @@ class Model:
 
     def members(self) -> list[Model]:
         """A model of each of the networks whose logits are averaged."""
-        single = replace(self.plan, members=1)
-        return [replace(self, plan=single, weights=w) for w in split_weights(self.weights, self.plan.members)]
+        single, number = replace(self.plan, members=1), self.plan.members
+        weights = split_weights(self.weights, number)
+        scored = split_weights(self.scored_weights, number) if self.scored_weights else [None] * number
+        return [
+            replace(self, plan=single, weights=w, scored_weights=s) for w, s in zip(weights, scored, strict=True)
+        ]
 
     def learnt_volume(self, turned: Volume) -> dict | None:
         """The training record's entry of this volume, which is turned to the plan's axes; None if it has none."""
@@ -76,7 +89,8 @@ class Model:
         Raises:
             OutputError: the file cannot be written.
         """
-        write_tensor_file(path, KIND, self.header(), self.weights)
+        scored = {_SCORED + name: tensor for name, tensor in (self.scored_weights or {}).items()}
+        write_tensor_file(path, KIND, self.header(), self.weights | scored)
 
     def header(self) -> dict:
         """All but the weights, as plain values."""
@@ -140,10 +154,11 @@ def load_model(path: str | os.PathLike) -> Model:
             channels=tuple(ChannelNormalisation.from_dict(c) for c in header["channels"]),
             segments=tuple(_segment(s) for s in header["segments"]),
             # The first versions' networks had a head that corrected them by annotated slices; it is not asked any more.
-            weights={name: tensor for name, tensor in weights.items() if "correction." not in name},
+            weights={n: t for n, t in weights.items() if "correction." not in n and not n.startswith(_SCORED)},
             record=header["record"],
             # The first versions had none.
             mixture=Mixture.from_dict(header["mixture"]) if "mixture" in header else USUAL,
+            scored_weights={n.removeprefix(_SCORED): t for n, t in weights.items() if n.startswith(_SCORED)} or None,
         )
         _check(model)
         model.card()  # a training record that cannot be shown is damaged, too
@@ -222,9 +237,15 @@ def _check(model: Model) -> None:
             raise InputError(f"the gray values of channel '{channel.name}' are normalised by impossible numbers.")
     with torch.device("meta"):
         expected = build_network(model.plan).state_dict()
-    if expected.keys() != model.weights.keys():
+    for weights in (model.weights, model.scored_weights):
+        if weights is not None:
+            _check_weights(weights, expected)
+
+
+def _check_weights(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    if expected.keys() != weights.keys():
         raise InputError("its weights belong to another network than its plan describes.")
-    for name, tensor in model.weights.items():
+    for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
             raise InputError(f"weight '{name}' has shape {tuple(tensor.shape)}, not {tuple(expected[name].shape)}.")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):

@@ -42,7 +42,8 @@ class RunOptions:
 
     Attributes:
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        hold_out: annotated planes per volume kept for validation; None: about one in six, none of fewer than 5.
+        hold_out: annotated planes per volume kept for validation; None: about one in six, none of fewer than 5, which
+            are learnt from as well once the network has been scored.
         plan: parts of the plan to override, as ``plan_overrides.override_plan`` takes them; and "spacing", at which the
             network works, as ``plan_overrides.parse_spacing`` takes it.
         memory: bytes that training may use; None: four fifths of what is free on the device.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from SparseUNet3DLib.annotation import SparseAnnotation
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.normalisation import ChannelNormalisation
@@ -38,14 +39,21 @@ class PreparedCase:
         device: torch.device,
         resample: Resample = resample_to,
     ) -> None:
-        annotation, classes, image = case.annotation, plan.classes, case.volume.array
-        self._device = device
-        self.spacing, self.shape = case.volume.geometry.array_spacing, annotation.labels.shape
+        image = case.volume.array
+        self._device, self._classes = device, plan.classes
+        self.spacing, self.shape = case.volume.geometry.array_spacing, image.shape[1:]
         self._image, self.scale = resample(image, self.spacing, plan.spacing)
         self._statistics = [n.statistics(c) for n, c in zip(normalisation, image, strict=True)]
+        self._resident: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.annotate(case.annotation)
+
+    def annotate(self, annotation: SparseAnnotation) -> None:
+        """Cut patches for this ``annotation`` from now on."""
+        classes = self._classes
         target = np.where(annotation.annotated, annotation.labels.astype(np.int16), np.int16(UNANNOTATED))
         self._target = np.ascontiguousarray(target)  # a turned volume's is not, and each patch would copy it
-        self._resident: tuple[torch.Tensor, torch.Tensor] | None = None
+        if self._resident:
+            self._resident[1].copy_(torch.from_numpy(self._target))
         self.class_counts = np.bincount(annotation.labels[annotation.annotated], minlength=classes)[:classes]
         flat = np.flatnonzero(annotation.annotated)
         labels = annotation.labels.reshape(-1)[flat]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.trainer import Counters
 
+#: From then on a network learns from the slices as well that the program had held out to score it.
+SCORED_FRACTION = 0.7
+
 
 class Progress:
     """Of a run that trains ``members`` networks one after another; each has an even share of what is left."""
@@ -19,22 +22,40 @@ class Progress:
 
     def of_network(self, counters: Counters) -> float:
         """How much of the present network's training is over, 0..1."""
-        return self._of_network_at((counters.seconds, counters.iteration), counters)
+        over = self._of_network_at(_now(counters), counters)
+        scored = counters.scored_at
+        if scored is None or not self._is_plateau(scored, counters):
+            return over
+        # What follows a plateau is as long beside what came before as it would have been without one.
+        shares = [
+            (now - first) / (then - first)
+            for now, then, first, limit in zip(_now(counters), scored, _first(counters), self._limits, strict=True)
+            if limit is not None and then > first
+        ]
+        return max(over, min(1.0, SCORED_FRACTION * max(shares, default=0.0)))
 
     def is_over(self, counters: Counters) -> bool:
         """Whether the present network's training is, also because it has come to a plateau."""
-        return self.of_network(counters) >= 1.0 or self.is_at_plateau(counters)
+        return self.of_network(counters) >= 1.0 or (counters.scored_at is None and self.is_at_plateau(counters))
+
+    def is_time_to_learn_all(self, counters: Counters) -> bool:
+        """Whether the present network is far enough to be scored for the last time, and has time left to learn more."""
+        if counters.scored_at is not None:
+            return False
+        return SCORED_FRACTION <= self.of_network(counters) < 1.0 or self.is_at_plateau(counters)
 
     def is_at_plateau(self, counters: Counters) -> bool:
         """Whether the present network has not improved for longer than the recipe's patience."""
+        return self._is_plateau(_now(counters), counters)
+
+    def _is_plateau(self, at: tuple[float, int], counters: Counters) -> bool:
         if self._patience is None or counters.best_iou < 0:
             return False
         best = self._of_network_at((counters.best_seconds, counters.best_iteration), counters)
-        return self.of_network(counters) - best > self._patience
+        return self._of_network_at(at, counters) - best > self._patience
 
     def _of_network_at(self, at: tuple[float, int], counters: Counters) -> float:
-        first = counters.first_seconds, counters.first_iteration
-        return self._share_over(at, first, self._members - counters.member)
+        return self._share_over(at, _first(counters), self._members - counters.member)
 
     def _share_over(self, at: tuple[float, int], first: tuple[float, int], parts: int) -> float:
         """How much is over ``at`` a time of the first of ``parts`` between ``first`` and the run's end.
@@ -46,3 +67,11 @@ class Progress:
             if limit is not None:
                 shares.append(parts * (now - before) / (limit - before) if limit > before else 1.0)
         return min(1.0, max(shares))
+
+
+def _now(counters: Counters) -> tuple[float, int]:
+    return counters.seconds, counters.iteration
+
+
+def _first(counters: Counters) -> tuple[float, int]:
+    return counters.first_seconds, counters.first_iteration

@@ -60,13 +60,20 @@ class PatchSampler:
         resample: Resample = resample_to,
     ) -> None:
         self.plan, self.recipe, self.device = plan, recipe, device
-        self.cases = [
-            PreparedCase(c, normalisation, plan, device, resample) for c in cases if c.annotation.annotated.any()
-        ]
+        self.cases = [PreparedCase(c, normalisation, plan, device, resample) for c in _annotated(cases)]
         if not self.cases:
             raise InputError("No voxel is annotated, so there is nothing to learn from; paint some slices first.")
         if device.type == "cuda" and choose_precision(device, recipe.precision) == torch.bfloat16:
             keep_on_device(self.cases, int(_RESIDENT_SHARE * plan.training_bytes()))
+        self._count_classes()
+
+    def learn_from(self, cases: Sequence[Case]) -> None:
+        """Draw patches from another annotation of the same volumes."""
+        for prepared, case in zip(self.cases, _annotated(cases), strict=True):
+            prepared.annotate(case.annotation)
+        self._count_classes()
+
+    def _count_classes(self) -> None:
         self.class_counts = np.sum([c.class_counts for c in self.cases], axis=0)
 
     def draw_batch(self, generator: torch.Generator, strength: float = 1.0) -> Batch:
@@ -157,6 +164,10 @@ class PatchSampler:
     def _per_patch(self, values: object) -> torch.Tensor:
         """(..., 3) numbers, in the shape in which they broadcast with positions (..., 3, z, y, x)."""
         return send(torch.from_numpy(np.array(values, np.float32)), self.device)[..., None, None, None]
+
+
+def _annotated(cases: Sequence[Case]) -> list[Case]:
+    return [case for case in cases if case.annotation.annotated.any()]
 
 
 def _reflected(positions: torch.Tensor, size: int) -> torch.Tensor:

@@ -16,13 +16,11 @@ from SparseUNet3DLib.loss import class_weights, sparse_loss
 from SparseUNet3DLib.moving_average import MovingAverage
 from SparseUNet3DLib.muon import Muon
 from SparseUNet3DLib.networks import build_network
-from SparseUNet3DLib.normalisation import ChannelNormalisation
+from SparseUNet3DLib.networks.voxel_network import VoxelNetwork
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.recorded_network import Features, record_features
-from SparseUNet3DLib.resampling import Resample
 from SparseUNet3DLib.sampling import Batch, PatchSampler
-from SparseUNet3DLib.voxel_classifier import fit_voxel_network
 
 #: Gradients longer than this are shortened; as in nnU-Net.
 _LONGEST_GRADIENT = 12.0
@@ -52,10 +50,12 @@ class Counters:
         member: the network that is being trained, from 0.
         first_iteration: steps that were done before this network.
         first_seconds: training time before this network.
-        held_out_iou: of each network before this one, on the slices held out of its training.
+        held_out_iou: of each network, on the slices held out of its training, as it was scored last.
         best_iou: highest mean IoU of the present network on its held-out slices; -1 where there is none yet.
         best_iteration: steps that were done then, of all networks.
         best_seconds: training time then.
+        scored_at: training time and iteration since when the present network learns from the slices as well that had
+            been held out; None where it does not yet.
     """
 
     iteration: int = 0
@@ -69,17 +69,24 @@ class Counters:
     best_iou: float = -1.0
     best_iteration: int = 0
     best_seconds: float = 0.0
+    scored_at: tuple[float, int] | None = None
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the present network."""
         return self.iteration - self.first_iteration
 
+    def set_held_out_iou(self, iou: dict[str, float | None]) -> None:
+        """Remember what the present network was scored with."""
+        before = self.held_out_iou[: self.member]
+        self.held_out_iou = [*before, *[None] * (self.member - len(before)), iou]
+
     def begin_member(self) -> None:
         """Count the next network's training from here."""
         self.member += 1
         self.first_iteration, self.first_seconds, self.rate_factor = self.iteration, self.seconds, 1.0
         self.best_iou, self.best_iteration, self.best_seconds = -1.0, self.iteration, self.seconds
+        self.scored_at = None
 
 
 @dataclass(frozen=True)
@@ -226,16 +233,18 @@ class Trainer:
         self.network.load_state_dict(weights)
         self._average.load(self.network.state_dict())
 
-    def fit_voxel_network(
-        self, cases: Sequence[Case], normalisation: Sequence[ChannelNormalisation], resample: Resample
-    ) -> None:
-        """Fit the classifier of single voxels to ``cases``; its weights stay so beside those that are trained."""
-        fitted = fit_voxel_network(cases, normalisation, self.plan, self.device, self.seed, resample).state_dict()
-        for name, tensor in fitted.items():
+    def learn_from(self, cases: Sequence[Case]) -> None:
+        """Go on with another annotation of the same volumes."""
+        if self._ahead:
+            self.generator.set_state(self._ahead.generator_state)
+            self._ahead = None
+        self.sampler.learn_from(cases)
+
+    def set_voxel_network(self, network: VoxelNetwork) -> None:
+        """Take this classifier of single voxels; its weights stay so beside those that are trained."""
+        for name, tensor in network.state_dict().items():
             self.network.state_dict()[f"voxel_network.{name}"].copy_(tensor)
             self._average.tensors[f"voxel_network.{name}"].copy_(tensor)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Copies, in main memory, of all tensors that the next step depends on."""

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 
+from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.checkpoint import FILE_NAME, Checkpoint, fingerprint, write_checkpoint
 from SparseUNet3DLib.device import choose_precision, memory_format
-from SparseUNet3DLib.errors import DivergenceError, Interrupted, UsageError
+from SparseUNet3DLib.errors import Interrupted, UsageError
+from SparseUNet3DLib.learnt_networks import LearntNetworks
 from SparseUNet3DLib.networks import build_network
-from SparseUNet3DLib.networks.ensemble import join_weights
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 from SparseUNet3DLib.plan import Plan, format_triple
 from SparseUNet3DLib.progress import Progress
 from SparseUNet3DLib.sampling import PatchSampler
+from SparseUNet3DLib.snapshots import Snapshots
 from SparseUNet3DLib.trainer import Counters, Trainer
 from SparseUNet3DLib.training_task import TrainingFold, TrainingResult, TrainingTask
 from SparseUNet3DLib.validation import mean_iou
+from SparseUNet3DLib.voxel_classifier import VoxelSample
 
 _CHECKPOINT_SECONDS = 20.0
 _STEP_EVENT_SECONDS = 0.25
@@ -29,7 +34,6 @@ _SIDE_TASK_SHARE, _FIRST_SHARE = 0.05, 0.2
 #: A tile takes about this share of what a patch takes in training, without gradients and optimiser.
 _TILE_COST = 0.3
 _FIRST_VALIDATION_SECONDS = 5.0
-_MOST_ROLLBACKS = 6
 #: A network stopped before this fraction of its training is left out, if others are finished.
 _LEARNT_FRACTION = 0.5
 
@@ -69,7 +73,8 @@ class _Loop:
         counters = checkpoint.counters if checkpoint else Counters()
         self.members = max(len(task.folds), counters.member + 1)
         self.progress = Progress(task.recipe, self.members)
-        self.finished = checkpoint.finished() if checkpoint else []
+        self.networks = checkpoint.networks() if checkpoint else LearntNetworks()
+        self.voxel_sample: VoxelSample | None = None
         self.trainer = self._make_trainer(plan, precision, counters)
         if checkpoint:
             checkpoint.restore(self.trainer)
@@ -94,14 +99,11 @@ class _Loop:
 
     def _begin_member(self) -> None:
         if self.trainer.plan.voxel_spacing and not self.trainer.counters.steps:
-            self.trainer.fit_voxel_network(self._fold().cases, self.task.normalisation, self.task.resample)
+            self._fit_voxel_network(self._fold().cases)
             # The U-Net's schedule begins now.
             self.trainer.counters.seconds = self.trainer.counters.first_seconds = self._seconds()
-        self.snapshots = [self._snapshot()]
-        self.fresh_snapshot = True
-        self.rollbacks = 0
+        self.snapshots = Snapshots(self.trainer, self.task.reporter)
         self.next_validation = self._seconds() + _FIRST_VALIDATION_SECONDS
-        self.held_out_iou: dict[str, float | None] | None = None
 
     def run(self) -> TrainingResult:
         """Steps until the end."""
@@ -110,23 +112,47 @@ class _Loop:
         while self._train_member():
             if self.trainer.counters.member + 1 == self.members or self.progress.of_run(self.trainer.counters) >= 1.0:
                 break
-            self._validate()
+            self._score_at_end()
             self._next_member()
         self._save()
         is_kept = self._is_kept()
         if is_kept:  # else its score would tell nothing
-            self._validate()
+            self._score_at_end()
         return self._result(is_kept)
 
     def _train_member(self) -> bool:
         """Steps until the present network's end; False where it was asked to finish before."""
-        # At least one, also where the time was over before the first.
-        while not self.trainer.counters.steps or not self.progress.is_over(self.trainer.counters):
+        while True:
+            # Before the step, as a run that was stopped while it was scored goes on from here.
+            if self._fold().complete and self.progress.is_time_to_learn_all(self.trainer.counters):
+                self._learn_all()
+            # At least one step, also where the time was over before the first.
+            if self.trainer.counters.steps and self.progress.is_over(self.trainer.counters):
+                return True
             self._guarded_step()
             self._side_tasks()
             if self._asked_for() == "finish":
                 return False
-        return True
+
+    def _learn_all(self) -> None:
+        """Score the network a last time, and let it learn from the slices as well that were held out for that."""
+        trainer, counters, fold = self.trainer, self.trainer.counters, self._fold()
+        self._validate()
+        if not self.progress.is_time_to_learn_all(counters):  # the plateau was none
+            return
+        fold.forget()
+        self.networks.scored[counters.member] = trainer.weights()
+        trainer.learn_from(fold.complete)
+        if trainer.plan.voxel_spacing:
+            self._fit_voxel_network(fold.complete)
+        counters.seconds = self._seconds()
+        counters.scored_at = counters.seconds, counters.iteration
+        self.snapshots.begin(trainer)  # what was before has learnt less
+
+    def _score_at_end(self) -> None:
+        """Unless it has learnt by now from what it would be scored on."""
+        if self.trainer.counters.scored_at is None:
+            self._validate()
 
     def _asked_for(self) -> str | None:
         """What is wanted of the run; where it is to leave, it does so, with a checkpoint."""
@@ -139,8 +165,7 @@ class _Loop:
     def _next_member(self) -> None:
         plan, precision, counters = self.trainer.plan, self.trainer.precision, self.trainer.counters
         self._fold().forget()
-        self.finished.append(self.trainer.weights())
-        counters.held_out_iou.append(self.held_out_iou)
+        self.networks.finished.append(self.trainer.weights())
         counters.begin_member()
         self.drop_trainer()
         self.trainer = self._make_trainer(plan, precision, counters)
@@ -149,19 +174,18 @@ class _Loop:
     def _result(self, is_kept: bool) -> TrainingResult:
         """Of the finished networks and, if it ``is_kept``, the present one."""
         trainer, counters = self.trainer, self.trainer.counters
-        networks, ious = [*self.finished, trainer.weights()], [*counters.held_out_iou, self.held_out_iou]
-        if not is_kept:
-            networks, ious = networks[:-1], ious[:-1]
+        weights, scored = self.networks.join(trainer.weights() if is_kept else None)
+        number = counters.member + is_kept
         return TrainingResult(
-            join_weights(networks), replace(trainer.plan, members=len(networks)), trainer.precision,
-            counters.iteration, counters.seconds, counters.history, mean_iou([i for i in ious if i is not None]),
+            weights, replace(trainer.plan, members=number), trainer.precision, counters.iteration, counters.seconds,
+            counters.history, mean_iou([i for i in counters.held_out_iou[:number] if i is not None]), scored,
         )
 
     def _is_kept(self) -> bool:
         """Whether the present network is far enough to be of use beside finished ones, which took so many steps."""
         counters = self.trainer.counters
         has_learnt = counters.steps * counters.member >= _LEARNT_FRACTION * counters.first_iteration
-        return not self.finished or has_learnt or self.progress.is_at_plateau(counters)
+        return not self.networks.finished or has_learnt or self.progress.is_at_plateau(counters)
 
     def drop_trainer(self) -> None:
         """Forget the present network's training, whose memory is needed for what comes next."""
@@ -182,7 +206,7 @@ class _Loop:
         if loss is None:
             self._use_less_memory()
         elif loss != loss or loss in (float("inf"), -float("inf")):
-            self._roll_back()
+            self.snapshots.roll_back(self.trainer)
         else:
             self.trainer.counters.seconds = self._seconds()
             self._report_step(loss)
@@ -202,36 +226,15 @@ class _Loop:
         self.trainer = self._make_trainer(plan, precision, counters)
         self.trainer.restore(state)
 
-    def _roll_back(self) -> None:
-        """Return to the last good state with half the learning rate; twice in a row, to the one before it."""
-        self.rollbacks += 1
-        if self.rollbacks > _MOST_ROLLBACKS:
-            raise DivergenceError(
-                f"Training diverged {self.rollbacks} times (the loss became NaN or infinite), although the learning "
-                "rate was halved each time; look for extreme gray values in the volume, and clip them."
-            )
-        if not self.fresh_snapshot and len(self.snapshots) > 1:
-            self.snapshots.pop()
-        self.fresh_snapshot = False
-        state, iteration, factor = self.snapshots[-1]
-        diverged_at, counters = self.trainer.counters.iteration, self.trainer.counters
-        self.trainer.restore(state)
-        counters.iteration = iteration
-        counters.rate_factor = 0.5 * min(factor, counters.rate_factor)
-        self.task.reporter.emit(
-            "warning",
-            message=f"Training diverged at iteration {diverged_at + 1}; going on from iteration {iteration} "
-            f"with {counters.rate_factor:g} of the learning rate.",
-        )
-
     # -- between steps -------------------------------------------------------------------------------
 
     def _side_tasks(self) -> None:
         now = self._seconds()
         if now - self.last_checkpoint >= _CHECKPOINT_SECONDS:
             self._save()
-        fold, networks = self._fold(), len(self.finished) + 1
-        if fold.validate is not None and now >= self.next_validation and self._is_cheap(fold.validation_tiles):
+        fold, networks = self._fold(), self.trainer.counters.member + 1
+        is_scored = fold.validate is not None and self.trainer.counters.scored_at is None
+        if is_scored and now >= self.next_validation and self._is_cheap(fold.validation_tiles):
             self._validate()
             self.next_validation = self._seconds() + (self._seconds() - now) / _SIDE_TASK_SHARE
         now = self._seconds()
@@ -248,12 +251,11 @@ class _Loop:
 
     def _save(self) -> None:
         self.last_checkpoint = self._seconds()
-        self.snapshots = [*self.snapshots[-1:], self._snapshot()]
-        self.fresh_snapshot = True
+        self.snapshots.take(self.trainer)
         if self.task.folder is None:
             return
         path = self.task.folder / FILE_NAME
-        write_checkpoint(path, self.trainer, self.task_id, self.finished)
+        write_checkpoint(path, self.trainer, self.task_id, self.networks)
         self.task.reporter.emit("checkpoint", path=str(path), iteration=self.trainer.counters.iteration)
 
     def _validate(self) -> None:
@@ -264,13 +266,11 @@ class _Loop:
         iou = validate(network, trainer.plan, trainer.precision, lambda fraction: self._asked_for())
         known = [v for v in iou.values() if v is not None]
         mean = sum(known) / len(known) if known else None
-        self.held_out_iou = iou
-        iteration = trainer.counters.iteration
-        trainer.counters.history.append(
-            {"iteration": iteration, "seconds": round(trainer.counters.seconds, 2), "mean_iou": mean}
-        )
-        self.task.reporter.emit("validation", iteration=iteration, mean_iou=mean, iou=iou)
         counters = trainer.counters
+        counters.set_held_out_iou(iou)
+        iteration = counters.iteration
+        counters.history.append({"iteration": iteration, "seconds": round(counters.seconds, 2), "mean_iou": mean})
+        self.task.reporter.emit("validation", iteration=iteration, mean_iou=mean, iou=iou)
         if mean is not None and mean > counters.best_iou:
             counters.best_iou, counters.best_iteration, counters.best_seconds = mean, iteration, counters.seconds
 
@@ -303,13 +303,24 @@ class _Loop:
 
     def _make_trainer(self, plan: Plan, precision: torch.dtype, counters: Counters) -> Trainer:
         task = self.task
-        cases = self._fold(counters.member).cases
+        fold = self._fold(counters.member)
+        cases = fold.cases if counters.scored_at is None else fold.complete
         sampler = PatchSampler(cases, task.normalisation, plan, task.recipe, task.device, task.resample)
         trainer = Trainer(plan, task.recipe, sampler, task.device, precision, counters)
         # Further networks begin from random weights: the former ones have learnt what these hold out.
         if not counters.steps and counters.member < len(task.initial_weights):
             trainer.load_weights(task.initial_weights[counters.member])
         return trainer
+
+    def _fit_voxel_network(self, cases: Sequence[Case]) -> None:
+        task, trainer = self.task, self.trainer
+        if self.voxel_sample is None:
+            self.voxel_sample = VoxelSample(
+                _all_learnt(task.folds), task.normalisation, trainer.plan, task.device, task.recipe.seed, task.resample
+            )
+        trainer.set_voxel_network(self.voxel_sample.fit(cases, trainer.seed))
+        if task.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _fold(self, member: int | None = None) -> TrainingFold:
         """What the present network, or another, learns from; a run resumed with less time has fewer."""
@@ -327,12 +338,18 @@ class _Loop:
         result = self._result(self._is_kept())
         return self._load(result.weights, result.plan.members)
 
-    def _snapshot(self) -> tuple[dict[str, torch.Tensor], int, float]:
-        return self.trainer.state(), self.trainer.counters.iteration, self.trainer.counters.rate_factor
-
     def _seconds(self) -> float:
         return time.perf_counter() - self.clock
 
     def _stopped_message(self) -> str:
         where = f"; the checkpoint is in '{self.task.folder}', go on with --resume" if self.task.folder else ""
         return f"Stopped as asked after {self.trainer.counters.iteration} iterations{where}."
+
+
+def _all_learnt(folds: Sequence[TrainingFold]) -> list[Case]:
+    """The volumes with whatever one of the networks learns from at any time."""
+    result = []
+    for same in zip(*(part for fold in folds for part in (fold.cases, fold.complete) if part), strict=True):
+        annotated = np.logical_or.reduce([case.annotation.annotated for case in same])
+        result.append(replace(same[0], annotation=replace(same[0].annotation, annotated=annotated)))
+    return result

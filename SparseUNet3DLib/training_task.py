@@ -27,13 +27,16 @@ class TrainingFold:
         validate: given a network and whom to tell of each part (0..1) that is done, the IoU of each segment on
             held-out planes; None where none are held out.
         validation_tiles: how many tiles that takes.
-        forget: called when its network is finished, so that nothing is kept for ``validate``.
+        forget: called when its network is scored for the last time, so that nothing is kept for ``validate``.
+        complete: the volumes with all that is to be learnt once the network has been scored; none where that is no
+            more than before.
     """
 
     cases: Sequence[Case]
     validate: Callable[[nn.Module, Plan, torch.dtype, Callable[[float], None]], dict[str, float | None]] | None = None
     validation_tiles: int = 1
     forget: Callable[[], None] = lambda: None
+    complete: Sequence[Case] = ()
 
 
 @dataclass
@@ -73,7 +76,8 @@ class TrainingTask:
 class TrainingResult:
     """What came of it: the weights to use, the plan they fit, and what the record wants to know.
 
-    ``held_out_iou`` is the mean over the networks, each on the slices that it did not learn from.
+    ``scored`` are the weights before the networks learnt from the slices that had been held out, None where none did.
+    ``held_out_iou`` is theirs on these slices, the mean over the networks.
     """
 
     weights: dict[str, torch.Tensor]
@@ -83,3 +87,4 @@ class TrainingResult:
     seconds: float
     history: list[dict] = field(default_factory=list)
     held_out_iou: dict[str, float | None] | None = None
+    scored: dict[str, torch.Tensor] | None = None

@@ -46,23 +46,45 @@ def make_voxel_features(
     return VoxelFeatures(image, spacing, plan.voxel_spacing, statistics, device, resample)
 
 
-def fit_voxel_network(
-    cases: Sequence[Case],
-    normalisation: Sequence[ChannelNormalisation],
-    plan: Plan,
-    device: torch.device,
-    seed: int,
-    resample: Resample = resample_to,
-) -> VoxelNetwork:
-    """The network for the annotated voxels of ``cases``, whose axes are those of ``plan``; in inference mode."""
-    rng = np.random.default_rng(seed)
-    cases = [case for case in cases if case.annotation.annotated.any()]
-    most = _MOST_VOXELS // len(cases)
-    samples = [_annotated_voxels(case, normalisation, plan, device, resample, most, rng) for case in cases]
-    features, labels = (torch.cat(parts).to(device) for parts in zip(*samples, strict=True))
+class VoxelSample:
+    """Annotated voxels of the volumes with their features, which are computed once for all networks of a run."""
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        normalisation: Sequence[ChannelNormalisation],
+        plan: Plan,
+        device: torch.device,
+        seed: int,
+        resample: Resample = resample_to,
+    ) -> None:
+        """``cases`` have all that any of the networks learns from; their axes are those of ``plan``."""
+        rng = np.random.default_rng(seed)
+        self._plan, self._device = plan, device
+        most = _MOST_VOXELS // max(1, sum(bool(case.annotation.annotated.any()) for case in cases))
+        self._voxels = [_thin_out(case.annotation, most, rng) for case in cases]
+        self._features = [
+            _features_at(case, voxels, normalisation, plan, device, resample)
+            for case, voxels in zip(cases, self._voxels, strict=True)
+        ]
+
+    def fit(self, cases: Sequence[Case], seed: int) -> VoxelNetwork:
+        """The network for those of the voxels that are annotated in ``cases``, the same volumes; in inference mode."""
+        features, labels = [], []
+        for case, voxels, found in zip(cases, self._voxels, self._features, strict=True):
+            known = case.annotation.annotated.reshape(-1)[voxels]
+            labels.append(torch.from_numpy(case.annotation.labels.reshape(-1)[voxels[known]].astype(np.int64)))
+            features.append(found[torch.from_numpy(known)])
+        return _fit_network(
+            torch.cat(features).to(self._device), torch.cat(labels).to(self._device), self._plan, seed
+        )
+
+
+def _fit_network(features: torch.Tensor, labels: torch.Tensor, plan: Plan, seed: int) -> VoxelNetwork:
+    """Of ``features`` (n, features) and ``labels`` (n,)."""
     centre, spread = (torch.stack(found) for found in zip(*map(_centre_and_spread, features.T), strict=True))
     layers = _fit(features, centre, spread, labels, plan.classes, seed)
-    network = VoxelNetwork(plan.in_channels * FEATURES_PER_CHANNEL, plan.classes).to(device)
+    network = VoxelNetwork(plan.in_channels * FEATURES_PER_CHANNEL, plan.classes).to(features.device)
     network.fill(centre, spread, layers)
     return network.eval()
 
@@ -74,22 +96,20 @@ def _centre_and_spread(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return centre, (values - centre).abs().median().maximum(least).clamp_min(_LEAST_SPREAD)
 
 
-def _annotated_voxels(
+def _features_at(
     case: Case,
+    voxels: np.ndarray,
     normalisation: Sequence[ChannelNormalisation],
     plan: Plan,
     device: torch.device,
     resample: Resample,
-    most: int,
-    rng: np.random.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (n, features) float32 and labels (n,) int64 of up to ``most`` annotated voxels."""
-    annotation, volume = case.annotation, case.volume
-    spacing = volume.geometry.array_spacing
-    features = make_voxel_features(volume.array, spacing, normalisation, plan, device, resample)
-    voxels = np.stack(np.unravel_index(_thin_out(annotation, most, rng), annotation.annotated.shape), axis=1)
-    labels = torch.from_numpy(annotation.labels[tuple(voxels.T)].astype(np.int64))
-    return features.at(voxels), labels
+) -> torch.Tensor:
+    """Features (n, features) float32, in main memory, of ``voxels`` (n,), flat indices."""
+    if not len(voxels):
+        return torch.empty(0, plan.in_channels * FEATURES_PER_CHANNEL)
+    volume = case.volume
+    features = make_voxel_features(volume.array, volume.geometry.array_spacing, normalisation, plan, device, resample)
+    return features.at(np.stack(np.unravel_index(voxels, volume.array.shape[1:]), axis=1))
 
 
 def _thin_out(annotation: SparseAnnotation, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -101,7 +121,7 @@ def _thin_out(annotation: SparseAnnotation, most: int, rng: np.random.Generator)
         voxels = known[labels == label]
         wanted = max(_FEW_VOXELS, round(most * len(voxels) / len(known)))
         chosen.append(voxels if wanted >= len(voxels) else rng.choice(voxels, wanted, replace=False))
-    return np.concatenate(chosen)
+    return np.concatenate([known[:0], *chosen])
 
 
 def _fit(

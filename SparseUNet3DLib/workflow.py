@@ -204,7 +204,7 @@ def densify(
     model = _train(prepared, recipe, options, reporter, stop)
     try:
         scoring = _progress(reporter, stop, "scoring held-out slices")
-        answers = held_out_answers(prepared, model, scoring, options.folder)
+        answers = held_out_answers(prepared, model.as_scored(), scoring, options.folder)
         if model.plan.voxel_spacing:
             model = replace(model, mixture=best_mixture(answers))
         model = replace(model, record={**model.record, "held_out_iou": held_out_iou(answers, model.mixture)})
@@ -227,7 +227,8 @@ def _training_fold(prepared: Preparation, fold: Fold) -> TrainingFold:
     if not fold.validation:
         return TrainingFold(training)
     validation = make_validation(prepared, fold)
-    return TrainingFold(training, validation, validation.count_tiles(prepared.plan), validation.forget)
+    complete = [prepared.turn(c).case(c) for c in fold.complete] if fold.learns_more_later else []
+    return TrainingFold(training, validation, validation.count_tiles(prepared.plan), validation.forget, complete)
 
 
 def _progress(reporter: Reporter, stop: StopRequest, phase: str) -> Callable[[float], None]:
@@ -265,13 +266,16 @@ def _train(
             preview,
             preview.tiles if preview else 1,
             options.folder,
-            [adapt_weights(m, single, segments) for m in start.members()] if start else [],
+            # As they were scored: what they had not learnt then can be held out again.
+            [adapt_weights(m, single, segments) for m in start.as_scored().members()] if start else [],
             prepared.resample,
         ),
         options.resume,
     )
     record = make_record(prepared, result, start)
-    return Model(result.plan, recipe, prepared.normalisation, segments, result.weights, record)
+    return Model(
+        result.plan, recipe, prepared.normalisation, segments, result.weights, record, scored_weights=result.scored
+    )
 
 
 def _keep_annotation(prediction: Prediction, model: Model, keep: SparseAnnotation) -> None:

@@ -233,7 +233,8 @@ class AnnotateSection:
         selector.setCurrentIndex(USES.index(use))
         selector.toolTip = _(
             "Slices that are held out measure how good the result is. If you choose none, the program holds out about "
-            "one in six."
+            "one in six, and learns from these as well at the end, when they have been measured with. Those that you "
+            "choose are never learnt."
         )
         selector.connect("currentIndexChanged(int)", lambda index, plane=plane: self._onUse(plane, USES[index]))
         return selector

@@ -176,7 +176,10 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--network", choices=NETWORKS, help="network instead of the preset's")
     group.add_argument("--mirror", default="", metavar="AXES", help="axes along which mirroring is allowed, e.g. xy")
     held_out = group.add_mutually_exclusive_group()
-    held_out.add_argument("--hold-out", type=int, metavar="N", help="slices per volume held out for validation")
+    held_out.add_argument("--hold-out", type=int, metavar="N", help=(
+        "slices per volume held out for validation, and never learnt; those that the program holds out by itself are "
+        "learnt in the end"
+    ))
     held_out.add_argument("--held-out", action="append", metavar="SLICES", help="these slices, for example z:10,20")
     group.add_argument("--plan", action="append", default=[], metavar="KEY=VALUE", help=(
         "override the plan: patch_size=32x96x96, batch_size=1, widths=16,32,64, strides=1x2x2,2x2x2 "

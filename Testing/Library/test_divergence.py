@@ -108,7 +108,7 @@ def test_twice_in_a_row_the_run_goes_back_to_the_state_before(tmp_path, monkeypa
         loop._guarded_step()
         loop._side_tasks()
     for expected in (5, 4, 4):
-        loop._roll_back()
+        loop.snapshots.roll_back(loop.trainer)
         assert loop.trainer.counters.iteration == expected
     assert loop.trainer.counters.rate_factor == 0.125
 

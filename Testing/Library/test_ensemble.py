@@ -224,7 +224,7 @@ def test_continuing_from_two_networks_gives_two_unless_told_otherwise(densified,
     assert held_out[0] != held_out[1]
     # What one network has not learnt, the one that goes on from it does not learn either.
     assert continued.record["held_out_by_network"][:2] == held_out[:expected]
-    for member, start in zip(continued.members(), model.members(), strict=False):
+    for member, start in zip(continued.members(), model.as_scored().members(), strict=False):
         assert all(torch.allclose(t, start.weights[name], atol=1e-5) for name, t in member.weights.items())
 
 

@@ -33,7 +33,7 @@ from SparseUNet3DLib.recipe import preset
 from SparseUNet3DLib.recorded_network import record_features
 from SparseUNet3DLib.tiles import Box
 from SparseUNet3DLib.training import run_training
-from SparseUNet3DLib.voxel_classifier import fit_voxel_network, make_voxel_features
+from SparseUNet3DLib.voxel_classifier import VoxelSample, make_voxel_features
 from SparseUNet3DLib.workflow import RunOptions, densify, segment
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
@@ -141,9 +141,9 @@ def test_single_voxels_are_classified_as_by_the_cpu():
     found = []
     for device in (CPU, GPU):
         features = make_voxel_features(volume.array, (1.0,) * 3, channels, plan, device)
-        network = fit_voxel_network([case], channels, plan, CPU, 0).to(device)
+        network = VoxelSample([case], channels, plan, CPU, 0).fit([case], 0).to(device)
         found.append(torch.cat([v.flatten(1) for _, v in features.apply(network, block)], dim=1))
-        fitted = fit_voxel_network([case], channels, plan, device, 0)
+        fitted = VoxelSample([case], channels, plan, device, 0).fit([case], 0)
         own = torch.cat([v.flatten(1) for _, v in features.apply(fitted, block)], dim=1)
         assert (own.argmax(0) == found[0].argmax(0)).float().mean() > 0.98
     assert (found[0].argmax(0) == found[1].argmax(0)).float().mean() > 0.999

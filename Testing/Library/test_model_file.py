@@ -191,8 +191,8 @@ def test_a_model_whose_parts_are_impossible_is_refused_in_a_sentence(tmp_path, c
 
 def test_a_newer_format_asks_for_an_update(tmp_path):
     path = tmp_path / "m.safetensors"
-    save_changed(path, make_model(), put("format", 2))
-    with pytest.raises(InputError, match=r"newer SparseUNet3D \(format 2\); update"):
+    save_changed(path, make_model(), put("format", 3))
+    with pytest.raises(InputError, match=r"newer SparseUNet3D \(format 3\); update"):
         load_model(path)
 
 

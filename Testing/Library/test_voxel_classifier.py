@@ -34,7 +34,7 @@ from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.tiles import Box
 from SparseUNet3DLib.training import run_training
-from SparseUNet3DLib.voxel_classifier import fit_voxel_network
+from SparseUNet3DLib.voxel_classifier import VoxelSample
 from SparseUNet3DLib.voxel_features import FEATURES_PER_CHANNEL, VoxelFeatures
 from SparseUNet3DLib.workflow import RunOptions, densify, segment, train
 
@@ -153,6 +153,10 @@ def test_single_planes_and_voxels_have_features(shape):
 # -- what is learnt from them ------------------------------------------------------------------------------
 
 
+def fitted_to(cases, channels, plan, device, seed):
+    return VoxelSample(cases, channels, plan, device, seed).fit(cases, seed)
+
+
 def tiny_case(**changes: object) -> Case:
     volume = tiny_volume(**changes)
     return Case(volume, tiny_annotation(volume))
@@ -161,7 +165,7 @@ def tiny_case(**changes: object) -> Case:
 def classify(case: Case, plan=PLAN, seed: int = 0, cases=None) -> np.ndarray:
     """Labels (z, y, x) by single voxels alone, fitted to ``cases``."""
     network = build_network(plan)
-    fitted = fit_voxel_network(cases or [case], CHANNELS * plan.in_channels, plan, CPU, seed)
+    fitted = fitted_to(cases or [case], CHANNELS * plan.in_channels, plan, CPU, seed)
     network.voxel_network.load_state_dict(fitted.state_dict())
     for part in (network.head.weight, network.head.bias):
         part.data.zero_()
@@ -190,7 +194,7 @@ def test_only_annotated_voxels_are_learnt_from():
     labels = case.annotation.labels.copy()
     labels[~case.annotation.annotated] = 1
     other = Case(case.volume, replace(case.annotation, labels=labels))
-    first, second = (fit_voxel_network([c], CHANNELS, PLAN, CPU, 0).state_dict() for c in (case, other))
+    first, second = (fitted_to([c], CHANNELS, PLAN, CPU, 0).state_dict() for c in (case, other))
     assert same_weights(first, second)
 
 
@@ -227,7 +231,7 @@ def test_a_single_annotated_voxel_is_enough_to_go_on():
     annotated = np.zeros_like(case.annotation.annotated)
     annotated[12, 12, 12] = True
     case = Case(case.volume, replace(case.annotation, annotated=annotated))
-    fitted = fit_voxel_network([case], CHANNELS, PLAN, CPU, 0)
+    fitted = fitted_to([case], CHANNELS, PLAN, CPU, 0)
     assert all(t.isfinite().all() for t in fitted.state_dict().values())
 
 
@@ -236,7 +240,7 @@ def test_a_single_annotated_voxel_is_enough_to_go_on():
 
 def test_it_stays_as_it_was_fitted_while_the_network_is_trained():
     task = tiny_task(plan=PLAN, recipe=tiny_recipe(iterations=5))
-    fitted = fit_voxel_network(task.folds[0].cases, CHANNELS, PLAN, CPU, task.recipe.seed).state_dict()
+    fitted = fitted_to(task.folds[0].cases, CHANNELS, PLAN, CPU, task.recipe.seed).state_dict()
     weights = run_training(task).weights
     assert all(torch.equal(weights[f"voxel_network.{name}"], tensor) for name, tensor in fitted.items())
 
@@ -294,11 +298,12 @@ def test_several_networks_each_have_their_own(tmp_path: Path):
     """Each is fitted without the slices that its network does not learn from."""
     volume, planes = tiny_volume(), (2, 5, 8, 11, 14, 17, 20)
     _, model = learn(tiny_annotation(volume, planes), members=2)
-    for number, (member, held_out) in enumerate(zip(model.members(), model.record["held_out_by_network"], strict=True)):
+    scored, hidden_from = model.as_scored().members(), model.record["held_out_by_network"]
+    for number, (member, held_out) in enumerate(zip(scored, hidden_from, strict=True)):
         (hidden,) = held_out["tiny"]
         kept = tiny_annotation(volume, [n for n in planes if n != int(hidden.split(":")[1])])
         seed = model.recipe.seed + 10_007 * number
-        expected = fit_voxel_network([Case(volume, kept)], model.channels, member.plan, CPU, seed).state_dict()
+        expected = fitted_to([Case(volume, kept)], model.channels, member.plan, CPU, seed).state_dict()
         assert same_weights(voxel_weights(member), expected)
     model.save(tmp_path / "m.safetensors")
     again = load_model(tmp_path / "m.safetensors")
@@ -352,7 +357,7 @@ def test_going_on_with_more_slices_fits_it_to_them():
     more = tiny_annotation(tiny_volume())
     recipe = tiny_recipe(iterations=2, voxel_classifier=True)
     _, further = densify(tiny_volume(), more, recipe, options)
-    expected = fit_voxel_network([Case(tiny_volume(), more)], further.channels, further.plan, CPU, 0).state_dict()
+    expected = fitted_to([Case(tiny_volume(), more)], further.channels, further.plan, CPU, 0).state_dict()
     assert same_weights(voxel_weights(further), expected)
 
 
