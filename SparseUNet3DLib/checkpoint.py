@@ -32,7 +32,7 @@ def write_checkpoint(
     Args:
         trainer: of the present network.
         task: what ``fingerprint`` returned.
-        networks: what was trained before.
+        networks: what was kept of it and of those before.
 
     Raises:
         OutputError: the file cannot be written.
@@ -96,7 +96,7 @@ class Checkpoint:
             )
 
     def networks(self) -> LearntNetworks:
-        """What was trained before."""
+        """What was kept of the networks before the present one, and of that one when it was scored."""
         return LearntNetworks.from_tensors(self._state, self.counters.member)
 
     def restore(self, trainer: Trainer) -> None:
@@ -116,10 +116,17 @@ def _damaged(path: str | os.PathLike) -> InputError:
     return InputError(f"The checkpoint '{path}' is damaged; give --restart to begin anew.")
 
 
-def fingerprint(cases: Sequence[Case], normalisation: Sequence[ChannelNormalisation]) -> str:
-    """A short text that differs for other volumes, annotations or normalisations."""
+def fingerprint(
+    cases: Sequence[Case], normalisation: Sequence[ChannelNormalisation], complete: Sequence[Case] = ()
+) -> str:
+    """A short text that differs for other volumes, annotations or normalisations.
+
+    ``complete`` is what is learnt after ``cases``, of the same volumes, if that is more.
+    """
     digest = hashlib.sha256(json.dumps([n.to_dict() for n in normalisation]).encode())
-    for case in cases:
+    if complete:
+        digest.update(json.dumps([[str(plane) for plane in case.annotation.planes] for case in cases]).encode())
+    for case in complete or cases:
         image, annotation = case.volume.array, case.annotation
         digest.update(json.dumps([image.shape, str(image.dtype), case.volume.geometry.array_spacing]).encode())
         digest.update(image[..., ::7, ::7, ::7].tobytes())

@@ -54,14 +54,14 @@ def held_out_answers(
     progress: Callable[[float], None] = lambda fraction: None,
     folder: Path | None = None,
 ) -> list[Answer]:
-    """Those of each network of ``model`` about the slices that were held out of its training.
+    """Those of each network of ``model``, as it was scored, about the slices that were held out of its training.
 
     Args:
         progress: told after each slice how much is done (0..1); what it raises ends it.
         folder: where logits are kept for which memory is too small; None: where the system has temporary files.
     """
     # A run may be stopped before the last network, and one that is resumed with less time have more than were wanted.
-    folds = list(zip(prepared.folds, model.members(), strict=False))
+    folds = list(zip(prepared.folds, model.as_scored().members(), strict=False))
     cases = [c for fold, _ in folds for c in fold.validation]
     total = sum(len(c.annotation.planes) for c in cases)
     needed = sum(4 * model.plan.classes * int(c.annotation.annotated.sum()) for c in cases)  # two, in half precision

@@ -1,4 +1,4 @@
-"""How much the U-Net and the classifier of single voxels count, found by the slices that neither has learnt from.
+"""How much the U-Net and the classifier of single voxels count, found by the slices that neither had learnt from.
 
 Which of the two is better between the slices depends on the volume, and a network that has learnt few slices for long
 is too certain of itself. Both are mended by two factors for their logits, fitted to the held-out slices: stacking

@@ -42,8 +42,8 @@ class RunOptions:
 
     Attributes:
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        hold_out: annotated planes per volume kept for validation; None: about one in six, none of fewer than 5, which
-            are learnt from as well once the network has been scored.
+        hold_out: annotated planes per volume kept for validation, for good; None: about one in six (of fewer than 5
+            none), and once a network has been scored, it learns from them as well.
         plan: parts of the plan to override, as ``plan_overrides.override_plan`` takes them; and "spacing", at which the
             network works, as ``plan_overrides.parse_spacing`` takes it.
         memory: bytes that training may use; None: four fifths of what is free on the device.
@@ -189,7 +189,7 @@ def _new_plan(
 
 
 def held_out_planes(folds: Sequence[Fold]) -> dict[str, list[str]]:
-    """By name of the volume, the planes that one of the networks does not learn from."""
+    """By name of the volume, the planes that one of the networks does not learn from until it is scored."""
     planes: dict[str, set[Plane]] = {}
     for case in (c for fold in folds for c in fold.validation):
         planes.setdefault(case.volume.name, set()).update(case.annotation.planes)

@@ -44,14 +44,16 @@ class PreparedCase:
         self.spacing, self.shape = case.volume.geometry.array_spacing, image.shape[1:]
         self._image, self.scale = resample(image, self.spacing, plan.spacing)
         self._statistics = [n.statistics(c) for n, c in zip(normalisation, image, strict=True)]
+        # Contiguous: a turned volume's is not, and each patch would copy it.
+        self._target = np.empty(self.shape, np.int16)
         self._resident: tuple[torch.Tensor, torch.Tensor] | None = None
         self.annotate(case.annotation)
 
     def annotate(self, annotation: SparseAnnotation) -> None:
         """Cut patches for this ``annotation`` from now on."""
         classes = self._classes
-        target = np.where(annotation.annotated, annotation.labels.astype(np.int16), np.int16(UNANNOTATED))
-        self._target = np.ascontiguousarray(target)  # a turned volume's is not, and each patch would copy it
+        self._target.fill(UNANNOTATED)
+        np.copyto(self._target, annotation.labels, where=annotation.annotated, casting="unsafe")
         if self._resident:
             self._resident[1].copy_(torch.from_numpy(self._target))
         self.class_counts = np.bincount(annotation.labels[annotation.annotated], minlength=classes)[:classes]

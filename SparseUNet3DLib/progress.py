@@ -7,6 +7,8 @@ from SparseUNet3DLib.trainer import Counters
 
 #: From then on a network learns from the slices as well that the program had held out to score it.
 SCORED_FRACTION = 0.7
+#: A resumed run may have a little more or less time than it was begun with.
+_SLACK = 0.05
 
 
 class Progress:
@@ -22,9 +24,8 @@ class Progress:
 
     def of_network(self, counters: Counters) -> float:
         """How much of the present network's training is over, 0..1."""
-        over = self._of_network_at(_now(counters), counters)
-        scored = counters.scored_at
-        if scored is None or not self._is_plateau(scored, counters):
+        over, scored = self._of_network_at(_now(counters), counters), counters.scored_at
+        if scored is None or self._of_network_at(scored, counters) >= SCORED_FRACTION - _SLACK:
             return over
         # What follows a plateau is as long beside what came before as it would have been without one.
         shares = [
@@ -34,25 +35,33 @@ class Progress:
         ]
         return max(over, min(1.0, SCORED_FRACTION * max(shares, default=0.0)))
 
+    def was_scored_too_early(self, counters: Counters) -> bool:
+        """Whether the present network was scored for the last time when there was less time than the run has now."""
+        scored = counters.scored_at
+        if scored is None or self._of_network_at(scored, counters) >= SCORED_FRACTION - _SLACK:
+            return False
+        return not self._is_plateau(scored, counters, _SLACK)
+
     def is_over(self, counters: Counters) -> bool:
         """Whether the present network's training is, also because it has come to a plateau."""
         return self.of_network(counters) >= 1.0 or (counters.scored_at is None and self.is_at_plateau(counters))
 
     def is_time_to_learn_all(self, counters: Counters) -> bool:
         """Whether the present network is far enough to be scored for the last time, and has time left to learn more."""
-        if counters.scored_at is not None:
+        over = self.of_network(counters)
+        if counters.scored_at is not None or over >= 1.0:
             return False
-        return SCORED_FRACTION <= self.of_network(counters) < 1.0 or self.is_at_plateau(counters)
+        return over >= SCORED_FRACTION or self.is_at_plateau(counters)
 
     def is_at_plateau(self, counters: Counters) -> bool:
         """Whether the present network has not improved for longer than the recipe's patience."""
         return self._is_plateau(_now(counters), counters)
 
-    def _is_plateau(self, at: tuple[float, int], counters: Counters) -> bool:
+    def _is_plateau(self, at: tuple[float, int], counters: Counters, slack: float = 0.0) -> bool:
         if self._patience is None or counters.best_iou < 0:
             return False
         best = self._of_network_at((counters.best_seconds, counters.best_iteration), counters)
-        return self._of_network_at(at, counters) - best > self._patience
+        return self._of_network_at(at, counters) - best > self._patience - slack
 
     def _of_network_at(self, at: tuple[float, int], counters: Counters) -> float:
         return self._share_over(at, _first(counters), self._members - counters.member)

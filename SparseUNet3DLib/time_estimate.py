@@ -19,8 +19,8 @@ def seconds_after_training(
 ) -> float:
     """Measured with untrained networks: the whole ``volume``, and the held-out slices.
 
-    Those of each network are segmented for the mixture and the map of what is wrong; those of the last one at its end
-    for its IoU as well, unless it learns from them before.
+    Those of the last network are segmented for its IoU at the end, unless it learns from them before, and those of
+    each for the mixture and the map of what is wrong.
     """
     _make_predictor(prepared, volume, recipe, settings)  # resamples the volume, for all that come after it
     started = time.perf_counter()
@@ -32,8 +32,7 @@ def seconds_after_training(
     networks = prepared.plan.members
     tiles = make_validation(prepared, prepared.folds[0]).count_tiles(prepared.plan)
     # A tile takes all networks so long, and those about held-out slices are asked one by one.
-    at_end = 0 if prepared.folds[-1].learns_more_later else 1 / networks
-    to_score = (1 + at_end) * tiles * predictor.seconds_per_tile()
+    to_score = (1 + 1 / networks) * tiles * predictor.seconds_per_tile()
     return after + networks * to_prepare + to_score
 
 

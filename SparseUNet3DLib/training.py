@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +18,7 @@ from SparseUNet3DLib.learnt_networks import LearntNetworks
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 from SparseUNet3DLib.plan import Plan, format_triple
-from SparseUNet3DLib.progress import Progress
+from SparseUNet3DLib.progress import SCORED_FRACTION, Progress
 from SparseUNet3DLib.sampling import PatchSampler
 from SparseUNet3DLib.snapshots import Snapshots
 from SparseUNet3DLib.trainer import Counters, Trainer
@@ -31,6 +30,8 @@ _CHECKPOINT_SECONDS = 20.0
 _STEP_EVENT_SECONDS = 0.25
 #: Validation and previews may each take this share of the time; the first, for which one waits, a larger one.
 _SIDE_TASK_SHARE, _FIRST_SHARE = 0.05, 0.2
+#: And the last score this share of the time that is left to the network.
+_LAST_SCORE_SHARE = 0.3
 #: A tile takes about this share of what a patch takes in training, without gradients and optimiser.
 _TILE_COST = 0.3
 _FIRST_VALIDATION_SECONDS = 5.0
@@ -39,7 +40,7 @@ _LEARNT_FRACTION = 0.5
 
 
 def run_training(task: TrainingTask, resume: bool = False) -> TrainingResult:
-    """Train until the recipe's end, a plateau, or a request to finish.
+    """Train until the recipe's end, some time after a plateau, or a request to finish.
 
     Args:
         resume: go on from the checkpoint in ``task.folder``.
@@ -64,7 +65,7 @@ class _Loop:
     def __init__(self, task: TrainingTask, resume: bool) -> None:
         started = time.perf_counter()
         self.task = task
-        self.task_id = fingerprint(task.folds[0].cases, task.normalisation)
+        self.task_id = fingerprint(task.folds[0].cases, task.normalisation, task.folds[0].complete)
         checkpoint = self._read_checkpoint() if resume else None
         # The cases have been turned to the task's axes; a checkpoint of an earlier version does not tell any.
         plan = replace(checkpoint.plan if checkpoint else task.plan, members=1, direction=task.plan.direction)
@@ -75,9 +76,15 @@ class _Loop:
         self.progress = Progress(task.recipe, self.members)
         self.networks = checkpoint.networks() if checkpoint else LearntNetworks()
         self.voxel_sample: VoxelSample | None = None
+        # A run that is prolonged goes back to where it was scored: else its score would be that of a beginning.
+        back = self.networks.scored.pop(counters.member) if self.progress.was_scored_too_early(counters) else None
+        if back:
+            counters.scored_at = None
         self.trainer = self._make_trainer(plan, precision, counters)
         if checkpoint:
             checkpoint.restore(self.trainer)
+        if back:
+            self.trainer.load_weights(back)
         self.clock = started - counters.seconds
         self.last_checkpoint = self.last_event = -float("inf")
         self._begin_member()
@@ -124,7 +131,7 @@ class _Loop:
         """Steps until the present network's end; False where it was asked to finish before."""
         while True:
             # Before the step, as a run that was stopped while it was scored goes on from here.
-            if self._fold().complete and self.progress.is_time_to_learn_all(self.trainer.counters):
+            if self._is_time_to_learn_all():
                 self._learn_all()
             # At least one step, also where the time was over before the first.
             if self.trainer.counters.steps and self.progress.is_over(self.trainer.counters):
@@ -134,11 +141,22 @@ class _Loop:
             if self._asked_for() == "finish":
                 return False
 
+    def _is_time_to_learn_all(self) -> bool:
+        fold, counters = self._fold(), self.trainer.counters
+        if not fold.complete or not self.progress.is_time_to_learn_all(counters):
+            return False
+        # Of a large volume there may be so much to score that no time would be left to learn from it.
+        patches = counters.steps * self.trainer.plan.batch_size
+        share = fold.validation_tiles * _TILE_COST / max(1, patches) * SCORED_FRACTION / (1 - SCORED_FRACTION)
+        return self.task.recipe.seconds is None or share <= _LAST_SCORE_SHARE
+
     def _learn_all(self) -> None:
         """Score the network a last time, and let it learn from the slices as well that were held out for that."""
         trainer, counters, fold = self.trainer, self.trainer.counters, self._fold()
-        self._validate()
-        if not self.progress.is_time_to_learn_all(counters):  # the plateau was none
+        scores = [entry["iteration"] for entry in counters.history if "mean_iou" in entry]
+        if scores[-1:] != [counters.iteration]:
+            self._validate()
+        if not self.progress.is_time_to_learn_all(counters) or self._asked_for() == "finish":  # the plateau was none
             return
         fold.forget()
         self.networks.scored[counters.member] = trainer.weights()
@@ -315,9 +333,8 @@ class _Loop:
     def _fit_voxel_network(self, cases: Sequence[Case]) -> None:
         task, trainer = self.task, self.trainer
         if self.voxel_sample is None:
-            self.voxel_sample = VoxelSample(
-                _all_learnt(task.folds), task.normalisation, trainer.plan, task.device, task.recipe.seed, task.resample
-            )
+            learnt = [part for fold in task.folds for part in (fold.cases, fold.complete) if part]
+            self.voxel_sample = VoxelSample(learnt, task.normalisation, trainer.plan, task.device, task.resample)
         trainer.set_voxel_network(self.voxel_sample.fit(cases, trainer.seed))
         if task.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -344,12 +361,3 @@ class _Loop:
     def _stopped_message(self) -> str:
         where = f"; the checkpoint is in '{self.task.folder}', go on with --resume" if self.task.folder else ""
         return f"Stopped as asked after {self.trainer.counters.iteration} iterations{where}."
-
-
-def _all_learnt(folds: Sequence[TrainingFold]) -> list[Case]:
-    """The volumes with whatever one of the networks learns from at any time."""
-    result = []
-    for same in zip(*(part for fold in folds for part in (fold.cases, fold.complete) if part), strict=True):
-        annotated = np.logical_or.reduce([case.annotation.annotated for case in same])
-        result.append(replace(same[0], annotation=replace(same[0].annotation, annotated=annotated)))
-    return result

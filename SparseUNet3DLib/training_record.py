@@ -20,6 +20,7 @@ from SparseUNet3DLib.training_task import TrainingResult
 
 def make_record(prepared: Preparation, result: TrainingResult, start: Model | None) -> dict:
     """The training record that the model carries."""
+    fold = prepared.folds[0]
     return {
         "volumes": [
             {
@@ -28,17 +29,17 @@ def make_record(prepared: Preparation, result: TrainingResult, start: Model | No
                 "shape": list(c.volume.array.shape[1:]),
                 "spacing": list(c.volume.geometry.array_spacing),
                 "direction": list(c.volume.geometry.direction),
-                "annotated": float(c.annotation.annotated.mean()),
-                "planes": [str(p) for p in sorted({*c.annotation.planes, *_withheld(prepared.folds[0], c)})],
+                "annotated": float(learnt.annotation.annotated.mean()),
+                "planes": [str(p) for p in sorted({*c.annotation.planes, *_withheld(fold, c)})],
             }
-            for c in prepared.folds[0].training
+            for c, learnt in zip(fold.training, fold.training if result.scored is None else fold.complete, strict=True)
         ],
         "iterations": result.iterations,
         "seconds": round(result.seconds, 1),
         "device": describe_device(prepared.device),
         "precision": str(result.precision).removeprefix("torch."),
         "held_out_planes": held_out_planes(prepared.folds),
-        "held_out_by_network": [_never_learnt(fold) for fold in prepared.folds[: result.plan.members]],
+        "held_out_by_network": [_new_when_scored(f) for f in prepared.folds[: result.plan.members]],
         "held_out_iou": result.held_out_iou,
         "history": result.history,
         "started_from": start.record.get("date") if start else None,
@@ -53,8 +54,8 @@ def make_record(prepared: Preparation, result: TrainingResult, start: Model | No
     }
 
 
-def _never_learnt(fold: Fold) -> dict[str, list[str]]:
-    """The planes held out from a network, but for those that it has learnt from in a run before."""
+def _new_when_scored(fold: Fold) -> dict[str, list[str]]:
+    """The planes held out from a network until it was scored, but for those that it has learnt from in a run before."""
     before = {name: {str(plane) for plane in planes} for name, planes in fold.learnt.items()}
     found = held_out_planes([fold])
     return {name: [p for p in planes if p not in before.get(name, ())] for name, planes in found.items()}

@@ -76,8 +76,8 @@ class TrainingTask:
 class TrainingResult:
     """What came of it: the weights to use, the plan they fit, and what the record wants to know.
 
-    ``scored`` are the weights before the networks learnt from the slices that had been held out, None where none did.
-    ``held_out_iou`` is theirs on these slices, the mean over the networks.
+    ``held_out_iou`` is the mean over the networks, each on slices that it had not learnt from by then. ``scored`` are
+    their weights of that moment; None where none has learnt from these slices since.
     """
 
     weights: dict[str, torch.Tensor]

@@ -51,30 +51,31 @@ class VoxelSample:
 
     def __init__(
         self,
-        cases: Sequence[Case],
+        learnt: Sequence[Sequence[Case]],
         normalisation: Sequence[ChannelNormalisation],
         plan: Plan,
         device: torch.device,
-        seed: int,
         resample: Resample = resample_to,
     ) -> None:
-        """``cases`` have all that any of the networks learns from; their axes are those of ``plan``."""
-        rng = np.random.default_rng(seed)
+        """``learnt`` are the same volumes with one annotation after the other; their axes are those of ``plan``."""
         self._plan, self._device = plan, device
-        most = _MOST_VOXELS // max(1, sum(bool(case.annotation.annotated.any()) for case in cases))
-        self._voxels = [_thin_out(case.annotation, most, rng) for case in cases]
+        self._voxels = [
+            np.unique(np.concatenate(chosen)) for chosen in zip(*map(_choose_voxels, learnt), strict=True)
+        ]
         self._features = [
             _features_at(case, voxels, normalisation, plan, device, resample)
-            for case, voxels in zip(cases, self._voxels, strict=True)
+            for case, voxels in zip(learnt[0], self._voxels, strict=True)
         ]
 
     def fit(self, cases: Sequence[Case], seed: int) -> VoxelNetwork:
-        """The network for those of the voxels that are annotated in ``cases``, the same volumes; in inference mode."""
+        """The network for ``cases``, which are one of those ``learnt``; in inference mode."""
         features, labels = [], []
-        for case, voxels, found in zip(cases, self._voxels, self._features, strict=True):
-            known = case.annotation.annotated.reshape(-1)[voxels]
-            labels.append(torch.from_numpy(case.annotation.labels.reshape(-1)[voxels[known]].astype(np.int64)))
-            features.append(found[torch.from_numpy(known)])
+        for case, chosen, voxels, found in zip(
+            cases, _choose_voxels(cases), self._voxels, self._features, strict=True
+        ):
+            known = case.annotation.labels[np.unravel_index(chosen, case.annotation.labels.shape)]
+            labels.append(torch.from_numpy(known.astype(np.int64)))
+            features.append(found[torch.from_numpy(np.searchsorted(voxels, chosen))])
         return _fit_network(
             torch.cat(features).to(self._device), torch.cat(labels).to(self._device), self._plan, seed
         )
@@ -112,16 +113,34 @@ def _features_at(
     return features.at(np.stack(np.unravel_index(voxels, volume.array.shape[1:]), axis=1))
 
 
-def _thin_out(annotation: SparseAnnotation, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Flat indices of about ``most`` annotated voxels; a class keeps its share, and of few voxels all."""
+def _choose_voxels(cases: Sequence[Case]) -> list[np.ndarray]:
+    """Flat indices of the voxels of each case to learn from; a class keeps its share, and of few voxels all."""
+    most = _MOST_VOXELS // max(1, sum(bool(case.annotation.annotated.any()) for case in cases))
+    return [_thin_out(case.annotation, most) for case in cases]
+
+
+def _thin_out(annotation: SparseAnnotation, most: int) -> np.ndarray:
     known = np.flatnonzero(annotation.annotated)
-    labels = annotation.labels.reshape(-1)[known]
-    chosen = []
+    labels = annotation.labels[np.unravel_index(known, annotation.labels.shape)]
+    chosen = [known[:0]]
     for label in np.unique(labels):
         voxels = known[labels == label]
         wanted = max(_FEW_VOXELS, round(most * len(voxels) / len(known)))
-        chosen.append(voxels if wanted >= len(voxels) else rng.choice(voxels, wanted, replace=False))
-    return np.concatenate([known[:0], *chosen])
+        if wanted < len(voxels):
+            voxels = voxels[np.argpartition(_scattered(voxels), wanted)[:wanted]]
+        chosen.append(voxels)
+    return np.concatenate(chosen)
+
+
+def _scattered(voxels: np.ndarray) -> np.ndarray:
+    """Numbers as if drawn at random (splitmix64), the same for a voxel whatever else is annotated.
+
+    The voxels that are chosen from annotations which differ by a slice are nearly the same, then.
+    """
+    x = voxels.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return x ^ (x >> np.uint64(31))
 
 
 def _fit(

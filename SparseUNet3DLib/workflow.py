@@ -63,8 +63,8 @@ class Prediction:
     Attributes:
         segmentation: label map (z, y, x) uint16 with the model's segments, on the volume's grid.
         confidence: (z, y, x) uint8 in percent, 100 (1 - normalised entropy); 100 on the user's own voxels.
-        confusion: (z, y, x) uint8, where the network is right and wrong on the slices held out of training (see
-            `evaluation.confusion`); `densify` only.
+        confusion: (z, y, x) uint8, where the network was right and wrong on the slices held out of training, when it
+            had not learnt from them (see `evaluation.confusion`); `densify` only.
     """
 
     segmentation: Segmentation
@@ -204,7 +204,7 @@ def densify(
     model = _train(prepared, recipe, options, reporter, stop)
     try:
         scoring = _progress(reporter, stop, "scoring held-out slices")
-        answers = held_out_answers(prepared, model.as_scored(), scoring, options.folder)
+        answers = held_out_answers(prepared, model, scoring, options.folder)
         if model.plan.voxel_spacing:
             model = replace(model, mixture=best_mixture(answers))
         model = replace(model, record={**model.record, "held_out_iou": held_out_iou(answers, model.mixture)})

@@ -141,9 +141,9 @@ def test_single_voxels_are_classified_as_by_the_cpu():
     found = []
     for device in (CPU, GPU):
         features = make_voxel_features(volume.array, (1.0,) * 3, channels, plan, device)
-        network = VoxelSample([case], channels, plan, CPU, 0).fit([case], 0).to(device)
+        network = VoxelSample([[case]], channels, plan, CPU).fit([case], 0).to(device)
         found.append(torch.cat([v.flatten(1) for _, v in features.apply(network, block)], dim=1))
-        fitted = VoxelSample([case], channels, plan, device, 0).fit([case], 0)
+        fitted = VoxelSample([[case]], channels, plan, device).fit([case], 0)
         own = torch.cat([v.flatten(1) for _, v in features.apply(fitted, block)], dim=1)
         assert (own.argmax(0) == found[0].argmax(0)).float().mean() > 0.98
     assert (found[0].argmax(0) == found[1].argmax(0)).float().mean() > 0.999

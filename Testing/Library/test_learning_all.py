@@ -25,8 +25,7 @@ from tiny_training import (
 
 from SparseUNet3DLib import training, workflow
 from SparseUNet3DLib.cases import Case, make_folds
-from SparseUNet3DLib.checkpoint import FILE_NAME
-from SparseUNet3DLib.errors import Interrupted
+from SparseUNet3DLib.errors import InputError, Interrupted
 from SparseUNet3DLib.evaluation import TRUE_POSITIVE
 from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.held_out_answers import held_out_answers, held_out_iou
@@ -201,7 +200,7 @@ def test_the_classifier_of_single_voxels_learns_them_too(monkeypatch):
     _, model = densify(volume, case.annotation, recipe, AUTOMATIC)
     for number, member in enumerate(model.members()):
         seed = recipe.seed + 10_007 * number
-        expected = VoxelSample([case], model.channels, member.plan, CPU, 0).fit([case], seed).state_dict()
+        expected = VoxelSample([[case]], model.channels, member.plan, CPU).fit([case], seed).state_dict()
         assert all(torch.equal(member.weights[f"voxel_network.{n}"], t) for n, t in expected.items())
         assert any(not torch.equal(member.scored_weights[f"voxel_network.{n}"], t) for n, t in expected.items())
     # Filters take long on a large volume: they are computed once for both networks.
@@ -263,13 +262,50 @@ def test_a_model_file_carries_both(densified, tmp_path: Path):
     assert same_weights(scored.as_scored().weights, scored.weights)
 
 
-def test_a_checkpoint_of_before_goes_on(tmp_path: Path):
-    """One that says nothing of when the network was scored."""
+def test_a_run_that_is_prolonged_goes_back_to_where_it_was_scored(tmp_path: Path):
+    """Else an hour would follow on a score after a minute, and on weights to go on from."""
     task = task_with_more(folder=tmp_path)
+    short = run_training(task)
+    longer = replace(task, recipe=replace(task.recipe, iterations=60), reporter=CollectingReporter())
+    loop = training._Loop(longer, resume=True)
+    assert same_weights(loop.trainer.weights(), short.scored)
+    assert voxels_learnt_from(loop) == 3 * 32 * 32
+    result = loop.run()
+    assert [e["iteration"] for e in result.history if "mean_iou" in e] == [14, 42]
+    assert result.iterations == 60
+    assert not same_weights(result.scored, short.scored)
+
+
+def test_where_scoring_would_take_the_time_that_is_left_it_comes_after_the_training(monkeypatch):
+    """A large volume's slices are many tiles; a number of iterations does not run out meanwhile."""
+    for seconds, learnt in ((1e6, False), (None, True)):
+        task = task_with_more(recipe=tiny_recipe(iterations=20, seconds=seconds))
+        task.folds[0].validation_tiles = 1000
+        result = run_training(task)
+        assert result.iterations == 20
+        assert (result.scored is not None) == learnt
+        assert [e["iteration"] for e in result.history if "mean_iou" in e] == [14 if learnt else 20]
+
+
+@pytest.mark.parametrize("changes", [{"hold_out": 1}, {"painted": True}])
+def test_a_run_goes_on_only_with_what_it_was_to_learn(tmp_path: Path, changes: dict):
+    """The same slice is held out, but for good; or something else is painted on it now."""
+    volume = tiny_volume()
+    annotation = tiny_annotation(volume, PLANES)
+    options = replace(AUTOMATIC, folder=tmp_path)
     with pytest.raises(Interrupted):
-        run_training(replace(task, stop=StopAfter(9)))
-    path = tmp_path / FILE_NAME
-    content = path.read_bytes()
-    assert content.count(b'\\"scored_at\\": null') == 1
-    path.write_bytes(content.replace(b', \\"scored_at\\": null', b" " * len(b', \\"scored_at\\": null')))
-    assert same_weights(run_training(task, resume=True).weights, run_training(replace(task, folder=None)).weights)
+        densify(volume, annotation, quick(20), options, stop=StopAfter(5))
+    planes = [make_folds([Case(volume, annotation)], n)[0].validation[0].annotation.planes for n in (None, 1)]
+    assert planes[0] == planes[1]
+    if "painted" in changes:
+        labels = annotation.labels.copy()
+        labels[planes[0][0].index, :5] = 1
+        annotation = replace(annotation, labels=labels)
+    options = replace(options, resume=True, hold_out=changes.get("hold_out"))
+    with pytest.raises(InputError, match="belongs to another volume, annotation or recipe"):
+        densify(volume, annotation, quick(20), options)
+
+
+def test_the_share_that_is_annotated_is_that_which_was_learnt(densified):
+    (entry,) = densified[1].record["volumes"]
+    assert entry["annotated"] == pytest.approx(len(PLANES) / 24)

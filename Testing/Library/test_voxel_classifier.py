@@ -154,7 +154,7 @@ def test_single_planes_and_voxels_have_features(shape):
 
 
 def fitted_to(cases, channels, plan, device, seed):
-    return VoxelSample(cases, channels, plan, device, seed).fit(cases, seed)
+    return VoxelSample([cases], channels, plan, device).fit(cases, seed)
 
 
 def tiny_case(**changes: object) -> Case:
@@ -217,6 +217,26 @@ def test_of_many_annotated_voxels_some_are_learnt_from_but_of_few_all(monkeypatc
     assert (case.annotation.labels[annotated] == 2).sum() < 100
     found = classify(case, cases=[Case(case.volume, replace(case.annotation, annotated=annotated))])
     assert min(iou(found, tiny_labels())) > 0.8
+
+
+def test_of_annotations_that_differ_by_a_slice_nearly_the_same_voxels_are_chosen(monkeypatch):
+    """Filters are computed for all of them, and take long."""
+    monkeypatch.setattr("SparseUNet3DLib.voxel_classifier._MOST_VOXELS", 1000)
+    monkeypatch.setattr("SparseUNet3DLib.voxel_classifier._FEW_VOXELS", 100)
+    looked: list[np.ndarray] = []
+    at = VoxelFeatures.at
+    monkeypatch.setattr(VoxelFeatures, "at", lambda self, voxels: looked.append(voxels) or at(self, voxels))
+    volume = tiny_volume()
+    learnt = [[Case(volume, tiny_annotation(volume, planes))] for planes in ((3, 7, 11, 15), (3, 7, 11, 15, 19))]
+    sample = VoxelSample(learnt, CHANNELS, PLAN, CPU)
+    (voxels,) = looked
+    assert 1000 <= len(voxels) < 1400
+    # Spread over the slices, and over each of them.
+    assert np.bincount(voxels[:, 0])[[3, 7, 11, 15, 19]].min() > 100
+    assert np.bincount(voxels[:, 1], minlength=32).min() > 10
+    for cases in learnt:
+        alone = fitted_to(cases, CHANNELS, PLAN, CPU, 0).state_dict()
+        assert same_weights(sample.fit(cases, 0).state_dict(), alone)
 
 
 def test_a_flat_background_does_not_drown_the_rest():
