@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 
 from SparseUNet3DLib.device import send
@@ -17,6 +19,7 @@ from SparseUNet3DLib.plan import ANISOTROPIC, Plan
 from SparseUNet3DLib.recipe import AugmentationRecipe
 
 _AXES = ("z", "y", "x")
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -57,36 +60,53 @@ def draw_transforms(
     matrices = _rotations(angles) * scales @ torch.diag_embed(torch.where(mirrored, -1.0, 1.0))
     displacements = None
     if recipe.elastic_sd > 0:
-        spacing = _elastic_spacing(recipe, plan)
-        counts = [math.ceil(n / s) + 4 for n, s in zip(plan.patch_size, spacing, strict=True)]
+        counts = _control_points(recipe, plan)
         displacements = torch.randn(number, 3, *counts, generator=generator) * _elastic_sds(recipe, plan)
     return RandomTransforms(matrices, displacements, slopes)
 
 
-def patch_coordinates(
-    transforms: RandomTransforms, recipe: AugmentationRecipe, plan: Plan, device: torch.device
+def patch_positions(
+    transforms: RandomTransforms,
+    recipe: AugmentationRecipe,
+    plan: Plan,
+    spacings: np.ndarray,
+    places: np.ndarray,
+    voxels: np.ndarray,
+    device: torch.device,
 ) -> torch.Tensor:
-    """Where each voxel of a patch lies relative to the patch's centre: (b, 3, z, y, x) in mm, (z, y, x) order."""
-    if transforms.displacements is None:
-        return _turned(transforms.matrices, plan, [range(n) for n in plan.patch_size], device)
-    # A B-spline whose coefficients lie on a straight line is that line: the coefficients, which are few, are turned.
-    spacing = _elastic_spacing(recipe, plan)
-    places = [[(i - 1) * s for i in range(n)] for n, s in zip(transforms.displacements.shape[2:], spacing, strict=True)]
-    coefficients = _turned(transforms.matrices, plan, places, device) + send(transforms.displacements, device)
-    return elastic_field(coefficients, plan.patch_size, spacing)
+    """Where each voxel of the patches lies in its volume: (b, 3, z, y, x) float32, in voxels of the volume.
+
+    Args:
+        spacings: (b, 3) of the volumes, (z, y, x) in mm.
+        places: (b, 3) which voxels of the patches are to lie exactly on
+        voxels: (b, 3), these of the volumes.
+    """
+    # All but the last line is about a few control points, in main memory: to tell a GPU takes longer than to do it.
+    coefficients = spline_coefficients(transforms, recipe, plan) / torch.from_numpy(spacings)[..., None, None, None]
+    spacing = elastic_spacing(recipe, plan)
+    at_place = [
+        _cubic_basis(n, controls, step).double()[:, place]
+        for n, controls, step, place in zip(plan.patch_size, coefficients.shape[2:], spacing, places.T, strict=True)
+    ]
+    there = torch.einsum("bczyx,zb,yb,xb->bc", coefficients, *at_place)
+    coefficients += (torch.from_numpy(voxels) - there)[..., None, None, None]
+    return elastic_field(send(coefficients.float(), device), plan.patch_size, spacing)
 
 
-def _turned(
-    matrices: torch.Tensor, plan: Plan, places: Sequence[Sequence[float]], device: torch.device
-) -> torch.Tensor:
-    """(b, 3, nz, ny, nx) in mm: where ``matrices`` take the voxels at ``places`` along each axis of a patch."""
+def spline_coefficients(transforms: RandomTransforms, recipe: AugmentationRecipe, plan: Plan) -> torch.Tensor:
+    """Of the cubic B-spline that says where a patch's voxels lie about its centre.
+
+    (b, 3, nz, ny, nx) float64 in mm, (z, y, x) order, ``elastic_spacing`` apart, for ``elastic_field``. A B-spline
+    whose coefficients lie on a straight line is that line: so rotation and scaling are in them, too.
+    """
+    counts = _control_points(recipe, plan)
     z, y, x = (
-        (send(torch.tensor(p, dtype=torch.float32), device) - (n - 1) / 2) * s
-        for p, n, s in zip(places, plan.patch_size, plan.spacing, strict=True)
+        ((torch.arange(count, dtype=torch.float64) - 1) * step - (n - 1) / 2) * mm
+        for count, step, n, mm in zip(counts, elastic_spacing(recipe, plan), plan.patch_size, plan.spacing, strict=True)
     )
-    # (3, b, 3, 1, 1, 1): column by column instead of one big matrix product, three sums that broadcast.
-    columns = send(matrices, device).permute(2, 0, 1)[..., None, None, None]
-    return z[:, None, None] * columns[0] + y[:, None] * columns[1] + x * columns[2]
+    straight = torch.stack(torch.meshgrid(z, y, x, indexing="ij"))
+    turned = torch.einsum("bij,jzyx->bizyx", transforms.matrices.double(), straight)
+    return turned if transforms.displacements is None else turned + transforms.displacements
 
 
 def elastic_field(
@@ -98,10 +118,12 @@ def elastic_field(
     smooths its coefficients: with standard deviation 4 the displacement's is 4 (151/315)^1.5 = 1.33
     per component, at a control-point-independent average.
     """
-    for axis, (n, step) in zip((-3, -2, -1), zip(size, spacing, strict=True), strict=True):
-        basis = _cubic_basis(n, coefficients.shape[axis], step, coefficients.device)
-        coefficients = torch.movedim(torch.movedim(coefficients, axis, -1) @ basis, -1, axis)
-    return coefficients
+    of_z, of_y, of_x = (
+        _cubic_basis(n, controls, step, coefficients.device)
+        for n, controls, step in zip(size, coefficients.shape[-3:], spacing, strict=True)
+    )
+    slices = of_y.T @ (coefficients @ of_x)  # (..., nz, y, x)
+    return (of_z.T @ slices.flatten(-2)).unflatten(-1, slices.shape[-2:])
 
 
 def adjust_gray_values(images: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
@@ -109,22 +131,25 @@ def adjust_gray_values(images: torch.Tensor, slopes: torch.Tensor) -> torch.Tens
 
     ``slopes`` (b, c, 5) are positive; each curve keeps the value 0, the mean gray value, where it is.
     """
-    below, *between, above = send(slopes, images.device).permute(2, 0, 1)[..., None, None, None]
-    curve = images.clamp(max=_KNOTS[0]) * below
-    for low, high, slope in zip(_KNOTS[:-1], _KNOTS[1:], between, strict=True):
-        curve += (images.clamp(low, high) - low) * slope
-    curve += (images.clamp(min=_KNOTS[-1]) - _KNOTS[-1]) * above
-    # The curve starts at the first knot; shift it so that value 0 stays 0.
-    return curve - (_KNOTS[0] * below + (_KNOTS[1] - _KNOTS[0]) * between[0] - _KNOTS[1] * between[1])
+    # A straight line that bends at each knot by how much the slope changes there.
+    bends = slopes.diff(dim=-1)
+    at_zero = (bends * -torch.tensor(_KNOTS).clamp_max(0.0)).sum(-1, keepdim=True)
+    numbers = send(torch.cat([-at_zero, slopes[..., :1], bends], dim=-1), images.device)
+    offset, slope, *bends = numbers.permute(2, 0, 1)[..., None, None, None]
+    curve = torch.addcmul(offset, images, slope)
+    for knot, bend in zip(_KNOTS, bends, strict=True):
+        curve.addcmul_((images - knot).clamp_min_(0.0), bend)
+    return curve
 
 
-def _cubic_basis(n: int, controls: int, step: float, device: torch.device) -> torch.Tensor:
+@lru_cache(maxsize=64)
+def _cubic_basis(n: int, controls: int, step: float, device: torch.device = _CPU) -> torch.Tensor:
     """(controls, n) weights of the control points on each voxel."""
-    position = torch.arange(n, dtype=torch.float32, device=device) / step + 1
-    distance = (position[None, :] - torch.arange(controls, dtype=torch.float32, device=device)[:, None]).abs()
+    position = torch.arange(n, dtype=torch.float64) / step + 1
+    distance = (position[None, :] - torch.arange(controls)[:, None]).abs()
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = (2 - distance).clamp_min(0) ** 3 / 6
-    return torch.where(distance < 1, near, far)
+    return torch.where(distance < 1, near, far).float().to(device)
 
 
 def _rotations(angles: torch.Tensor) -> torch.Tensor:
@@ -158,10 +183,15 @@ def _alike(values: Sequence[float], pair: Sequence[int], factor: float) -> bool:
     return high <= factor * low
 
 
-def _elastic_spacing(recipe: AugmentationRecipe, plan: Plan) -> tuple[float, float, float]:
+def elastic_spacing(recipe: AugmentationRecipe, plan: Plan) -> tuple[float, float, float]:
     """Distance of the control points in voxels of each axis, equal in mm."""
     mm = recipe.elastic_spacing * min(plan.spacing)
     return tuple(mm / s for s in plan.spacing)
+
+
+def _control_points(recipe: AugmentationRecipe, plan: Plan) -> list[int]:
+    """How many there are along each axis."""
+    return [math.ceil(n / step) + 4 for n, step in zip(plan.patch_size, elastic_spacing(recipe, plan), strict=True)]
 
 
 def _elastic_sds(recipe: AugmentationRecipe, plan: Plan) -> torch.Tensor:

@@ -83,10 +83,13 @@ class PreparedCase:
         self._resident = image, to_device(self._target, self._device)
 
     def image_around(self, where: torch.Tensor) -> tuple[torch.Tensor, Box]:
-        """Normalised gray values (c, z, y, x) of a box with all positions (3, ...) of the network's grid."""
+        """Normalised gray values (c, z, y, x) of a box of the network's grid with all positions (3, ...).
+
+        Positions are of the target's grid.
+        """
         if self._resident:
             return self._resident[0], _whole(self._image)
-        box = box_around(where, self._image.shape[1:])
+        box = box_around(where, self._image.shape[1:], self.scale)
         return normalise(to_device(self._image[(..., *box.slices)], self._device), self._statistics), box
 
     def target_around(self, where: torch.Tensor) -> tuple[torch.Tensor, Box]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from SparseUNet3DLib.augmentation import RandomTransforms, adjust_gray_values, draw_transforms, patch_coordinates
+from SparseUNet3DLib.augmentation import RandomTransforms, adjust_gray_values, draw_transforms, patch_positions
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.device import choose_precision, send
 from SparseUNet3DLib.errors import InputError
@@ -25,6 +26,10 @@ from SparseUNet3DLib.resampling import Resample, resample_to
 _LEAST_SHIFT = 0.35
 #: Share of the memory announced for a step that volumes kept on a GPU may take; in bfloat16 a step leaves more.
 _RESIDENT_SHARE = 0.25
+
+
+#: Positions, in voxels, are this exact: one halfway between two voxels belongs to the next, and so do its neighbours.
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -118,11 +123,10 @@ class PatchSampler:
         transforms: RandomTransforms,
     ) -> Batch:
         """Patches whose output voxels ``places`` (b, 3) lie on ``voxels`` (b, 3) of their cases."""
-        where = patch_coordinates(transforms, self.recipe.augmentation, self.plan, self.device)
-        where /= self._per_patch([c.spacing for c in cases])
-        z, y, x = send(torch.from_numpy(places + np.array(self.plan.margin)), self.device).unbind(1)
-        anchors = where[torch.arange(len(cases), device=self.device), :, z, y, x]
-        where += self._per_patch(voxels) - anchors[..., None, None, None]
+        where = patch_positions(
+            transforms, self.recipe.augmentation, self.plan, np.array([c.spacing for c in cases]),
+            places + np.array(self.plan.margin), voxels, self.device,
+        )
         images = torch.stack([self._sample_image(c, w) for c, w in zip(cases, where, strict=True)])
         if transforms.slopes is not None:
             images = adjust_gray_values(images, transforms.slopes)
@@ -133,13 +137,14 @@ class PatchSampler:
 
     def _sample_image(self, case: PreparedCase, where: torch.Tensor) -> torch.Tensor:
         """Gray values (c, z, y, x), interpolated at positions (3, z, y, x) of the case's own grid."""
-        if any(s != 1 for s in case.scale):
-            where = where * self._per_patch(case.scale)
         image, box = case.image_around(where)
-        # As grid_sample wants positions: -1..1 in the box, in x, y, z order, in the last axis.
-        grid = torch.stack(
-            [_reflected(w - s, n) for w, s, n in zip(where, box.start, box.size, strict=True)][::-1], -1
-        )
+        # As grid_sample wants positions: -1..1 in the box, in x, y, z order, in the last axis. What lies beyond an end
+        # is reflected there; its padding mode "reflection" takes a CPU as long as all the rest of the sampling.
+        steps = [2 / max(1, n - 1) for n in box.size]
+        slope = _per_axis(tuple(scale * step for scale, step in zip(case.scale, steps, strict=True)), self.device)
+        offset = _per_axis(tuple(-start * step for start, step in zip(box.start, steps, strict=True)), self.device)
+        turned = torch.addcmul(offset, where, slope).remainder_(4).sub_(2).abs_()
+        grid = torch.stack((1 - turned).unbind()[::-1], -1)
         # A CPU samples several images at a time, but each on one core: the patch is cut into so many.
         parts = math.gcd(len(grid), torch.get_num_threads()) if self.device.type == "cpu" else 1
         sampled = F.grid_sample(
@@ -150,30 +155,26 @@ class PatchSampler:
 
     def _sample_target(self, case: PreparedCase, where: torch.Tensor) -> torch.Tensor:
         """Nearest labels (z, y, x) int64; outside of the volume nothing is annotated."""
-        shape = case.shape
         target, box = case.target_around(where)
-        inside = torch.ones(where.shape[1:], dtype=torch.bool, device=self.device)
-        flat = torch.zeros(where.shape[1:], dtype=torch.int64, device=self.device)
-        for position, start, size, n in zip(where, box.start, box.size, shape, strict=True):
-            index = position.round().long()
-            inside &= (index >= 0) & (index < n)
-            flat.mul_(size).add_(index.sub_(start).clamp_(0, size - 1))
+        index = (where + _ROUNDING).round()
+        ends = _per_axis(tuple(n - 1.0 for n in case.shape), self.device)
+        nearest = index.clamp(_per_axis((0.0,) * 3, self.device), ends)
+        inside = (nearest == index).all(0)
+        strides = box.size[1] * box.size[2], box.size[2], 1
+        flat = nearest.long().mul_(_per_axis(strides, self.device, torch.int64)).sum(0)
+        if any(box.start):
+            flat -= sum(start * stride for start, stride in zip(box.start, strides, strict=True))
         labels = target.flatten().index_select(0, flat.flatten()).reshape(flat.shape).long()
         return labels.masked_fill_(~inside, UNANNOTATED)
 
-    def _per_patch(self, values: object) -> torch.Tensor:
-        """(..., 3) numbers, in the shape in which they broadcast with positions (..., 3, z, y, x)."""
-        return send(torch.from_numpy(np.array(values, np.float32)), self.device)[..., None, None, None]
+
+@lru_cache(maxsize=256)
+def _per_axis(
+    values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """(3, 1, 1, 1) numbers, in the shape in which they broadcast with positions (3, z, y, x)."""
+    return send(torch.tensor(values, dtype=dtype)[:, None, None, None], device)
 
 
 def _annotated(cases: Sequence[Case]) -> list[Case]:
     return [case for case in cases if case.annotation.annotated.any()]
-
-
-def _reflected(positions: torch.Tensor, size: int) -> torch.Tensor:
-    """Positions on an axis of ``size`` voxels, as -1..1; what lies beyond an end is reflected there.
-
-    As grid_sample's padding mode "reflection", which takes a CPU as long as all the rest of the sampling.
-    """
-    turned = (positions * (2 / max(1, size - 1))).remainder_(4)
-    return turned.sub_(2).abs_().neg_().add_(1)

@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import torch
-from volumes_for_tests import CPU
 
 from SparseUNet3DLib.augmentation import (
     RandomTransforms,
     draw_transforms,
-    patch_coordinates,
+    elastic_field,
+    elastic_spacing,
+    spline_coefficients,
 )
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import AugmentationRecipe
@@ -38,7 +39,8 @@ def rotation_about(axis: int, degrees: float) -> torch.Tensor:
 
 def coordinates(transforms: RandomTransforms, recipe: AugmentationRecipe, plan: Plan) -> np.ndarray:
     """(b, z, y, x, 3) positions of the voxels of patches about the patches' centres, in mm."""
-    return patch_coordinates(transforms, recipe, plan, CPU).movedim(1, -1).numpy()
+    coefficients = spline_coefficients(transforms, recipe, plan).float()
+    return elastic_field(coefficients, plan.patch_size, elastic_spacing(recipe, plan)).movedim(1, -1).numpy()
 
 
 def displacement(recipe: AugmentationRecipe, plan: Plan, number: int = 1) -> np.ndarray:
