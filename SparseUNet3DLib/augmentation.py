@@ -81,7 +81,7 @@ def patch_positions(
         places: (b, 3) which voxels of the patches are to lie exactly on
         voxels: (b, 3), these of the volumes.
     """
-    # All but the last line is about a few control points, in main memory: to tell a GPU takes longer than to do it.
+    # All but the last lines are about a few control points, in main memory: to tell a GPU takes longer than to do it.
     coefficients = spline_coefficients(transforms, recipe, plan) / torch.from_numpy(spacings)[..., None, None, None]
     spacing = elastic_spacing(recipe, plan)
     at_place = [
@@ -89,8 +89,10 @@ def patch_positions(
         for n, controls, step, place in zip(plan.patch_size, coefficients.shape[2:], spacing, places.T, strict=True)
     ]
     there = torch.einsum("bczyx,zb,yb,xb->bc", coefficients, *at_place)
-    coefficients += (torch.from_numpy(voxels) - there)[..., None, None, None]
-    return elastic_field(send(coefficients.float(), device), plan.patch_size, spacing)
+    # From the place, as a product may be rounded to less than the exact numbers of a large volume's voxels.
+    coefficients -= there[..., None, None, None]
+    from_place = elastic_field(send(coefficients.float(), device), plan.patch_size, spacing)
+    return from_place.add_(send(torch.from_numpy(voxels).float()[..., None, None, None], device))
 
 
 def spline_coefficients(transforms: RandomTransforms, recipe: AugmentationRecipe, plan: Plan) -> torch.Tensor:

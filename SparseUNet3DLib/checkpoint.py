@@ -96,17 +96,27 @@ class Checkpoint:
             )
 
     def networks(self) -> LearntNetworks:
-        """What was kept of the networks before the present one, and of that one when it was scored."""
-        return LearntNetworks.from_tensors(self._state, self.counters.member)
+        """What was kept of the networks before the present one, and of that one when it was scored.
 
-    def restore(self, trainer: Trainer) -> None:
+        Raises:
+            InputError: the checkpoint is damaged.
+        """
+        networks = LearntNetworks.from_tensors(self._state, self.counters.member)
+        if self.counters.scored_at is not None and self.counters.member not in networks.scored:
+            raise _damaged(self._path)
+        return networks
+
+    def restore(self, trainer: Trainer, moments: bool = True) -> None:
         """Put the state into ``trainer``, which was made with this checkpoint's plan and precision.
+
+        Args:
+            moments: those of the optimisers as well.
 
         Raises:
             InputError: the tensors do not fit the plan.
         """
         try:
-            trainer.restore(self._state)
+            trainer.restore({n: t for n, t in self._state.items() if moments or not n.startswith("optimizer")})
         except (KeyError, RuntimeError, ValueError) as error:
             raise _damaged(self._path) from error
         trainer.counters = self.counters

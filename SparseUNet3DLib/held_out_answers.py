@@ -43,7 +43,7 @@ class Answer:
 
 
 def make_validation(prepared: Preparation, fold: Fold) -> HeldOutValidation:
-    """Scores on the held-out planes of ``fold``, which the network does not learn from."""
+    """Scores on the held-out planes of ``fold``, which the network does not learn from until it is scored."""
     cases = [prepared.turn(c).case(c) for c in fold.validation]
     return HeldOutValidation(cases, prepared.normalisation, prepared.device, prepared.resample)
 

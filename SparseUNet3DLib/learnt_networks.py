@@ -32,9 +32,14 @@ class LearntNetworks:
             present: weights of the present network; None where it does not count.
         """
         networks = [*self.finished, *([] if present is None else [present])]
-        scored = [self.scored.get(number, weights) for number, weights in enumerate(networks)]
-        is_same = all(a is b for a, b in zip(networks, scored, strict=True))
-        return join_weights(networks), None if is_same else join_weights(scored)
+        if not any(number in self.scored for number in range(len(networks))):
+            return join_weights(networks), None
+        # Copies: a file takes no tensor twice.
+        scored = [
+            self.scored.get(number) or {name: t.clone() for name, t in weights.items()}
+            for number, weights in enumerate(networks)
+        ]
+        return join_weights(networks), join_weights(scored)
 
     def tensors(self) -> Weights:
         """All of them by one name each, for a checkpoint."""

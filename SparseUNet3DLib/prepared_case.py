@@ -56,9 +56,8 @@ class PreparedCase:
         np.copyto(self._target, annotation.labels, where=annotation.annotated, casting="unsafe")
         if self._resident:
             self._resident[1].copy_(torch.from_numpy(self._target))
-        self.class_counts = np.bincount(annotation.labels[annotation.annotated], minlength=classes)[:classes]
-        flat = np.flatnonzero(annotation.annotated)
-        labels = annotation.labels.reshape(-1)[flat]
+        flat, labels = np.flatnonzero(annotation.annotated), annotation.labels[annotation.annotated]
+        self.class_counts = np.bincount(labels, minlength=classes)[:classes]
         self._centres = [_thin_out(flat[labels == c]) for c in range(classes)]
         self._present = [c for c in range(classes) if len(self._centres[c])]
         share = self.class_counts / max(1, self.class_counts.sum())

@@ -7,8 +7,8 @@ from SparseUNet3DLib.trainer import Counters
 
 #: From then on a network learns from the slices as well that the program had held out to score it.
 SCORED_FRACTION = 0.7
-#: A resumed run may have a little more or less time than it was begun with.
-_SLACK = 0.05
+#: A resumed run may have a little more or less time than it was begun with: so much of a share does not count.
+_SLACK = 0.1
 
 
 class Progress:
@@ -25,7 +25,7 @@ class Progress:
     def of_network(self, counters: Counters) -> float:
         """How much of the present network's training is over, 0..1."""
         over, scored = self._of_network_at(_now(counters), counters), counters.scored_at
-        if scored is None or self._of_network_at(scored, counters) >= SCORED_FRACTION - _SLACK:
+        if scored is None or not self._was_plateau(scored, counters):
             return over
         # What follows a plateau is as long beside what came before as it would have been without one.
         shares = [
@@ -38,9 +38,11 @@ class Progress:
     def was_scored_too_early(self, counters: Counters) -> bool:
         """Whether the present network was scored for the last time when there was less time than the run has now."""
         scored = counters.scored_at
-        if scored is None or self._of_network_at(scored, counters) >= SCORED_FRACTION - _SLACK:
+        if scored is None or self._was_plateau(scored, counters):
             return False
-        return not self._is_plateau(scored, counters, _SLACK)
+        least = SCORED_FRACTION * (1 - _SLACK)
+        # Where it is too far on to learn anything before the next score, the old one has to do.
+        return max(self._of_network_at(at, counters) for at in (scored, _now(counters))) < least
 
     def is_over(self, counters: Counters) -> bool:
         """Whether the present network's training is, also because it has come to a plateau."""
@@ -57,11 +59,16 @@ class Progress:
         """Whether the present network has not improved for longer than the recipe's patience."""
         return self._is_plateau(_now(counters), counters)
 
+    def _was_plateau(self, scored: tuple[float, int], counters: Counters) -> bool:
+        """Whether the network was scored earlier than usual, because of a plateau."""
+        is_early = self._of_network_at(scored, counters) < SCORED_FRACTION * (1 - _SLACK)
+        return is_early and self._is_plateau(scored, counters, _SLACK)
+
     def _is_plateau(self, at: tuple[float, int], counters: Counters, slack: float = 0.0) -> bool:
         if self._patience is None or counters.best_iou < 0:
             return False
         best = self._of_network_at((counters.best_seconds, counters.best_iteration), counters)
-        return self._of_network_at(at, counters) - best > self._patience - slack
+        return self._of_network_at(at, counters) - best > self._patience * (1 - slack)
 
     def _of_network_at(self, at: tuple[float, int], counters: Counters) -> float:
         return self._share_over(at, _first(counters), self._members - counters.member)

@@ -82,7 +82,7 @@ class _Loop:
             counters.scored_at = None
         self.trainer = self._make_trainer(plan, precision, counters)
         if checkpoint:
-            checkpoint.restore(self.trainer)
+            checkpoint.restore(self.trainer, moments=not back)  # which know of what is held out again
         if back:
             self.trainer.load_weights(back)
         self.clock = started - counters.seconds
@@ -110,6 +110,7 @@ class _Loop:
             # The U-Net's schedule begins now.
             self.trainer.counters.seconds = self.trainer.counters.first_seconds = self._seconds()
         self.snapshots = Snapshots(self.trainer, self.task.reporter)
+        self.validated_at: int | None = None
         self.next_validation = self._seconds() + _FIRST_VALIDATION_SECONDS
 
     def run(self) -> TrainingResult:
@@ -133,6 +134,8 @@ class _Loop:
             # Before the step, as a run that was stopped while it was scored goes on from here.
             if self._is_time_to_learn_all():
                 self._learn_all()
+                if self._asked_for() == "finish":
+                    return False
             # At least one step, also where the time was over before the first.
             if self.trainer.counters.steps and self.progress.is_over(self.trainer.counters):
                 return True
@@ -147,15 +150,14 @@ class _Loop:
             return False
         # Of a large volume there may be so much to score that no time would be left to learn from it.
         patches = counters.steps * self.trainer.plan.batch_size
-        share = fold.validation_tiles * _TILE_COST / max(1, patches) * SCORED_FRACTION / (1 - SCORED_FRACTION)
+        over = max(SCORED_FRACTION, self.progress.of_network(counters))
+        share = fold.validation_tiles * _TILE_COST / max(1, patches) * over / (1 - over)
         return self.task.recipe.seconds is None or share <= _LAST_SCORE_SHARE
 
     def _learn_all(self) -> None:
         """Score the network a last time, and let it learn from the slices as well that were held out for that."""
         trainer, counters, fold = self.trainer, self.trainer.counters, self._fold()
-        scores = [entry["iteration"] for entry in counters.history if "mean_iou" in entry]
-        if scores[-1:] != [counters.iteration]:
-            self._validate()
+        self._validate()
         if not self.progress.is_time_to_learn_all(counters) or self._asked_for() == "finish":  # the plateau was none
             return
         fold.forget()
@@ -225,6 +227,7 @@ class _Loop:
             self._use_less_memory()
         elif loss != loss or loss in (float("inf"), -float("inf")):
             self.snapshots.roll_back(self.trainer)
+            self.validated_at = None
         else:
             self.trainer.counters.seconds = self._seconds()
             self._report_step(loss)
@@ -254,7 +257,6 @@ class _Loop:
         is_scored = fold.validate is not None and self.trainer.counters.scored_at is None
         if is_scored and now >= self.next_validation and self._is_cheap(fold.validation_tiles):
             self._validate()
-            self.next_validation = self._seconds() + (self._seconds() - now) / _SIDE_TASK_SHARE
         now = self._seconds()
         tiles = networks * self.task.preview_tiles
         if self.task.preview is not None and now >= self.next_preview and self._is_cheap(tiles):
@@ -277,8 +279,9 @@ class _Loop:
         self.task.reporter.emit("checkpoint", path=str(path), iteration=self.trainer.counters.iteration)
 
     def _validate(self) -> None:
-        trainer, validate = self.trainer, self._fold().validate
-        if validate is None:
+        """Score the present network, unless it just has been."""
+        trainer, validate, started = self.trainer, self._fold().validate, self._seconds()
+        if validate is None or self.validated_at == trainer.counters.iteration:
             return
         network = self._load(trainer.weights())
         iou = validate(network, trainer.plan, trainer.precision, lambda fraction: self._asked_for())
@@ -291,6 +294,8 @@ class _Loop:
         self.task.reporter.emit("validation", iteration=iteration, mean_iou=mean, iou=iou)
         if mean is not None and mean > counters.best_iou:
             counters.best_iou, counters.best_iteration, counters.best_seconds = mean, iteration, counters.seconds
+        self.validated_at = iteration
+        self.next_validation = self._seconds() + (self._seconds() - started) / _SIDE_TASK_SHARE
 
     def _report_step(self, loss: float) -> None:
         counters, recipe = self.trainer.counters, self.task.recipe
@@ -332,6 +337,8 @@ class _Loop:
 
     def _fit_voxel_network(self, cases: Sequence[Case]) -> None:
         task, trainer = self.task, self.trainer
+        if task.device.type == "cuda":  # a training may have left it full
+            torch.cuda.empty_cache()
         if self.voxel_sample is None:
             learnt = [part for fold in task.folds for part in (fold.cases, fold.complete) if part]
             self.voxel_sample = VoxelSample(learnt, task.normalisation, trainer.plan, task.device, task.resample)

@@ -121,13 +121,13 @@ def _choose_voxels(cases: Sequence[Case]) -> list[np.ndarray]:
 
 def _thin_out(annotation: SparseAnnotation, most: int) -> np.ndarray:
     known = np.flatnonzero(annotation.annotated)
-    labels = annotation.labels[np.unravel_index(known, annotation.labels.shape)]
+    labels = annotation.labels[annotation.annotated]
     chosen = [known[:0]]
     for label in np.unique(labels):
         voxels = known[labels == label]
         wanted = max(_FEW_VOXELS, round(most * len(voxels) / len(known)))
         if wanted < len(voxels):
-            voxels = voxels[np.argpartition(_scattered(voxels), wanted)[:wanted]]
+            voxels = voxels[_scattered(voxels) < np.uint64(wanted / len(voxels) * 2**64)]
         chosen.append(voxels)
     return np.concatenate(chosen)
 
@@ -137,10 +137,13 @@ def _scattered(voxels: np.ndarray) -> np.ndarray:
 
     The voxels that are chosen from annotations which differ by a slice are nearly the same, then.
     """
-    x = voxels.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x = voxels.astype(np.uint64)
+    x += np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-    return x ^ (x >> np.uint64(31))
+        x ^= x >> np.uint64(shift)
+        x *= np.uint64(factor)
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def _fit(

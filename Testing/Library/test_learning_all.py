@@ -26,11 +26,11 @@ from tiny_training import (
 from SparseUNet3DLib import training, workflow
 from SparseUNet3DLib.cases import Case, make_folds
 from SparseUNet3DLib.errors import InputError, Interrupted
-from SparseUNet3DLib.evaluation import TRUE_POSITIVE
 from SparseUNet3DLib.events import CollectingReporter
-from SparseUNet3DLib.held_out_answers import held_out_answers, held_out_iou
-from SparseUNet3DLib.model_file import load_model
+from SparseUNet3DLib.held_out_answers import held_out_answers, held_out_iou, map_of_errors
+from SparseUNet3DLib.model_file import Model, load_model
 from SparseUNet3DLib.plane_detection import Plane
+from SparseUNet3DLib.stopping import StopRequest
 from SparseUNet3DLib.training import run_training
 from SparseUNet3DLib.training_task import TrainingTask
 from SparseUNet3DLib.voxel_classifier import VoxelSample
@@ -172,21 +172,18 @@ def test_only_the_volumes_whose_slices_the_program_chose_are_learnt_completely()
     assert [len(c.annotation.planes) for c in fold.complete] == [7, 6]
 
 
-def test_score_and_map_of_errors_are_of_the_network_that_had_not_learnt_the_slice(densified, monkeypatch):
+def test_score_and_map_of_errors_are_of_the_network_that_had_not_learnt_the_slice(densified):
     prediction, model, reporter = densified
     volume = tiny_volume()
     case = Case(volume, tiny_annotation(volume, PLANES))
     prepared = prepare([case], quick(100), AUTOMATIC, CollectingReporter())
-    scores = [
-        held_out_iou(held_out_answers(prepared, m), model.mixture) for m in (model, replace(model, scored_weights=None))
-    ]
+    answers = [held_out_answers(prepared, m) for m in (model, replace(model, scored_weights=None))]
+    scores = [held_out_iou(a, model.mixture) for a in answers]
     assert model.record["held_out_iou"] == scores[0] == reporter.of("validation")[-1]["iou"]
     assert scores[1] != scores[0]
-    (name,) = model.record["held_out_planes"]["tiny"]
-    index = int(name.removeprefix("z:"))
-    assert np.flatnonzero(prediction.confusion.any(axis=(1, 2))).tolist() == [index]
-    hits = np.count_nonzero(prediction.confusion == TRUE_POSITIVE)
-    assert hits < np.count_nonzero(case.annotation.labels[index])
+    maps = [map_of_errors(a, model.mixture, volume.array.shape[1:]) for a in answers]
+    np.testing.assert_array_equal(prediction.confusion, maps[0])
+    assert (maps[0] != maps[1]).any()
 
 
 def test_the_classifier_of_single_voxels_learns_them_too(monkeypatch):
@@ -277,6 +274,71 @@ def test_a_run_that_is_prolonged_goes_back_to_where_it_was_scored(tmp_path: Path
     assert [e["iteration"] for e in result.history if "mean_iou" in e] == [14, 42]
     assert result.iterations == 60
     assert not same_weights(result.scored, short.scored)
+
+
+@pytest.mark.parametrize("iterations, scored", [(21, 14), (30, 14), (33, 24)])
+def test_a_run_that_is_prolonged_a_little_goes_on_from_where_it_is(tmp_path: Path, iterations: int, scored: int):
+    """Unless it is far enough from the next score to learn anything before."""
+    task = task_with_more(folder=tmp_path)
+    run_training(task)
+    result = run_training(replace(task, recipe=replace(task.recipe, iterations=iterations)), resume=True)
+    assert result.iterations == iterations
+    assert [e["iteration"] for e in result.history if "mean_iou" in e][-1] == scored
+
+
+def test_a_batch_that_was_drawn_ahead_shows_all_slices_as_well():
+    """As on a GPU; random numbers go on as if it had not been drawn."""
+    loops = [training._Loop(task_with_more(), resume=False) for _ in range(2)]
+    loops[1].trainer.draws_ahead = True
+    for loop in loops:
+        learn_all(loop)
+        loop._guarded_step()
+    assert same_weights(*(loop.trainer.weights() for loop in loops))
+
+
+def two_networks(**changes: object) -> Model:
+    volume = tiny_volume()
+    case = Case(volume, tiny_annotation(volume, PLANES))
+    return workflow.train([case], quick(40, members=2), AUTOMATIC, **changes)
+
+
+def test_a_model_of_which_one_network_was_ended_before_it_was_scored_can_be_saved(tmp_path: Path, monkeypatch):
+    """Its weights are the same in both parts of the file."""
+    monkeypatch.setattr(training, "_STEP_EVENT_SECONDS", 0.0)
+
+    class Stop(CollectingReporter):
+        def emit(self, event: str, **fields: object) -> None:
+            if event == "step" and fields["iteration"] >= 32:
+                stop.request("finish")
+
+    stop = StopRequest()
+    model = two_networks(reporter=Stop(), stop=stop)
+    assert model.plan.members == 2
+    assert 32 <= model.record["iterations"] < 34
+    model.save(tmp_path / "m.safetensors")
+    loaded = load_model(tmp_path / "m.safetensors")
+    (first, second), (first_scored, second_scored) = loaded.members(), loaded.as_scored().members()
+    assert not same_weights(first.weights, first_scored.weights)
+    assert same_weights(second.weights, second_scored.weights)
+
+
+def test_finish_that_is_asked_for_while_the_network_is_scored_is_the_end():
+    """Neither a further step nor another network."""
+    stop = StopRequest()
+    scored: list[int] = []
+
+    def score(*_: object) -> dict[str, float]:
+        scored.append(1)
+        stop.request("finish")
+        return {"bright": 0.5}
+
+    task = task_with_more(stop=stop)
+    fold = replace(task.folds[0], validate=score)
+    result = run_training(replace(task, folds=[fold, fold]))
+    assert result.iterations == 7  # seven tenths of ten steps
+    assert result.plan.members == 1
+    assert result.scored is None
+    assert scored == [1]
 
 
 def test_where_scoring_would_take_the_time_that_is_left_it_comes_after_the_training(monkeypatch):

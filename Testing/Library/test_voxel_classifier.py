@@ -230,7 +230,7 @@ def test_of_annotations_that_differ_by_a_slice_nearly_the_same_voxels_are_chosen
     learnt = [[Case(volume, tiny_annotation(volume, planes))] for planes in ((3, 7, 11, 15), (3, 7, 11, 15, 19))]
     sample = VoxelSample(learnt, CHANNELS, PLAN, CPU)
     (voxels,) = looked
-    assert 1000 <= len(voxels) < 1400
+    assert 900 < len(voxels) < 1400
     # Spread over the slices, and over each of them.
     assert np.bincount(voxels[:, 0])[[3, 7, 11, 15, 19]].min() > 100
     assert np.bincount(voxels[:, 1], minlength=32).min() > 10
