@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from SparseUNet3DLib.networks.ensemble import join_weights
+from SparseUNet3DLib.tensor_file import tensors_below
 
 Weights = dict[str, torch.Tensor]
 
@@ -50,10 +51,6 @@ class LearntNetworks:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor], number: int) -> LearntNetworks:
         """What ``tensors()`` gave, of a run that is training the network ``number``, from 0."""
-        finished = [_below(tensors, f"finished{n}.") for n in range(number)]
-        scored = {n: weights for n in range(number + 1) if (weights := _below(tensors, f"scored{n}."))}
+        finished = [tensors_below(tensors, f"finished{n}.") for n in range(number)]
+        scored = {n: weights for n in range(number + 1) if (weights := tensors_below(tensors, f"scored{n}."))}
         return cls(finished, scored)
-
-
-def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> Weights:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -19,7 +19,7 @@ from SparseUNet3DLib.orientation import is_direction
 from SparseUNet3DLib.plan import LARGEST, Plan, check_plan
 from SparseUNet3DLib.recipe import MOST_MEMBERS, NETWORKS, Recipe
 from SparseUNet3DLib.segments import Segment
-from SparseUNet3DLib.tensor_file import read_tensor_file, write_tensor_file
+from SparseUNet3DLib.tensor_file import read_tensor_file, tensors_below, write_tensor_file
 from SparseUNet3DLib.volumes import Volume
 
 KIND = "model"
@@ -158,7 +158,7 @@ def load_model(path: str | os.PathLike) -> Model:
             record=header["record"],
             # The first versions had none.
             mixture=Mixture.from_dict(header["mixture"]) if "mixture" in header else USUAL,
-            scored_weights={n.removeprefix(_SCORED): t for n, t in weights.items() if n.startswith(_SCORED)} or None,
+            scored_weights=tensors_below(weights, _SCORED) or None,
         )
         _check(model)
         model.card()  # a training record that cannot be shown is damaged, too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -61,3 +62,8 @@ def read_tensor_file(path: str | os.PathLike, kind: str, headers_only: bool = Fa
             f"save or copy it again ({str(error).splitlines()[0][:120]})."
         ) from None
     return header, tensors
+
+
+def tensors_below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Those whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

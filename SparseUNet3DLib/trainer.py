@@ -21,6 +21,7 @@ from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
 from SparseUNet3DLib.recorded_network import Features, record_features
 from SparseUNet3DLib.sampling import Batch, PatchSampler
+from SparseUNet3DLib.tensor_file import tensors_below
 
 #: Gradients longer than this are shortened; as in nnU-Net.
 _LONGEST_GRADIENT = 12.0
@@ -264,10 +265,10 @@ class Trainer:
         Raises:
             KeyError, ValueError, RuntimeError: the state is of another network.
         """
-        self.network.load_state_dict(_below(state, "network."))
-        self._average.load(_below(state, "average."))
+        self.network.load_state_dict(tensors_below(state, "network."))
+        self._average.load(tensors_below(state, "average."))
         for number, optimizer in enumerate(self.optimizers):
-            _restore_moments(optimizer, _below(state, f"optimizer{number}."))
+            _restore_moments(optimizer, tensors_below(state, f"optimizer{number}."))
         self.generator.set_state(state["generator"].cpu())
         self._ahead = None
 
@@ -311,7 +312,3 @@ def _restore_moments(optimizer: torch.optim.Optimizer, state: dict[str, torch.Te
             raise ValueError("the moments are of other parameters")
         # A file does not keep the layout, in which a GPU's optimisers want all that belongs to a parameter.
         values.update({n: torch.empty_like(parameter).copy_(v) for n, v in values.items() if v.ndim})
-
-
-def _below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name[len(prefix):]: tensor for name, tensor in state.items() if name.startswith(prefix)}
