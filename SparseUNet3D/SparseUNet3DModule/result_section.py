@@ -117,7 +117,7 @@ class ResultSection:
             return _("'{name}'. No slices were held out, so that it cannot be said how good it is.").format(
                 name=result.GetName()
             )
-        return _("'{name}', IoU {mean:.3f} on slices that were held out while it was measured.").format(
+        return _("'{name}', IoU {mean:.3f} on slices that were held out to measure it.").format(
             name=result.GetName(), mean=float(np.mean(list(scores.values())))
         )
 

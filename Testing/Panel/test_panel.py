@@ -50,7 +50,7 @@ def test_from_painted_slices_to_the_whole_volume(panel, ready, train):
     ui = panel.ui
     assert ui.progressBar.value == 100 and ui.statusLabel.text == "Done."
     assert ui.scoreTable.rowCount == 2 and ui.scoreTable.item(0, 0).text() == "ball"
-    assert "on slices that were held out while it was measured" in ui.resultLabel.text
+    assert "on slices that were held out to measure it" in ui.resultLabel.text
     held = [panel.ui.sliceTable.cellWidget(r, 3).currentText for r in range(5)]
     assert held.count("held out (automatic)") == 1
     chart = panel.train.chart
