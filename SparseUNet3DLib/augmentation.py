@@ -133,14 +133,14 @@ def adjust_gray_values(images: torch.Tensor, slopes: torch.Tensor) -> torch.Tens
 
     ``slopes`` (b, c, 5) are positive; each curve keeps the value 0, the mean gray value, where it is.
     """
-    # A straight line that bends at each knot by how much the slope changes there.
+    # A straight line that bends at each knot by how much the slope changes there: what is below counts as the knot.
     bends = slopes.diff(dim=-1)
-    at_zero = (bends * -torch.tensor(_KNOTS).clamp_max(0.0)).sum(-1, keepdim=True)
+    at_zero = (bends * torch.tensor(_KNOTS).clamp_min(0.0)).sum(-1, keepdim=True)
     numbers = send(torch.cat([-at_zero, slopes[..., :1], bends], dim=-1), images.device)
     offset, slope, *bends = numbers.permute(2, 0, 1)[..., None, None, None]
     curve = torch.addcmul(offset, images, slope)
     for knot, bend in zip(_KNOTS, bends, strict=True):
-        curve.addcmul_((images - knot).clamp_min_(0.0), bend)
+        curve.addcmul_(images.clamp_min(knot), bend)
     return curve
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 
+from SparseUNet3DLib.cuda_graph import CudaGraph
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 
 Factors = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
@@ -79,36 +80,17 @@ class Muon(torch.optim.Optimizer):
 
 
 def _record_factors(matrices: Sequence[torch.Tensor]) -> Factors:
-    """``orthogonal_factors`` for matrices of these shapes, recorded where it can be."""
+    """``orthogonal_factors`` for matrices of these shapes, recorded where it can be.
+
+    So many small products take longer to be asked for than to be made.
+    """
     try:
-        with torch.cuda.device(matrices[0].device):
-            return _RecordedFactors(matrices)
+        graph = CudaGraph(lambda *inputs: orthogonal_factors(inputs), matrices)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
         return orthogonal_factors
-
-
-class _RecordedFactors:
-    """``orthogonal_factors`` as a CUDA graph: so many small products take longer to be asked for than to be made."""
-
-    def __init__(self, matrices: Sequence[torch.Tensor]) -> None:
-        """For matrices of these shapes."""
-        self._matrices = [m.clone() for m in matrices]
-        aside, present = torch.cuda.Stream(), torch.cuda.current_stream()
-        aside.wait_stream(present)
-        with torch.cuda.stream(aside):
-            orthogonal_factors(self._matrices)  # what is only done the first time cannot be recorded
-        present.wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._factors = orthogonal_factors(self._matrices)
-
-    def __call__(self, matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The next call overwrites what this one returns."""
-        torch._foreach_copy_(self._matrices, matrices)
-        self._graph.replay()
-        return self._factors
+    return lambda matrices: graph(*matrices)
 
 
 def _as_matrix(kernels: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from SparseUNet3DLib.augmentation import RandomTransforms, adjust_gray_values, d
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.device import choose_precision, send
 from SparseUNet3DLib.errors import InputError
-from SparseUNet3DLib.loss import UNANNOTATED, annotated_voxels
+from SparseUNet3DLib.loss import UNANNOTATED
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.prepared_case import PreparedCase, keep_on_device, randint
@@ -39,12 +39,10 @@ class Batch:
     Attributes:
         images: (b, c, z, y, x) float32.
         target: (b, z', y', x') int64, ``UNANNOTATED`` where no class is known.
-        annotated: (n,) flat indices of the target's annotated voxels.
     """
 
     images: torch.Tensor
     target: torch.Tensor
-    annotated: torch.Tensor
 
 
 class PatchSampler:
@@ -133,7 +131,7 @@ class PatchSampler:
         inner = tuple(slice(m, m + n) for m, n in zip(self.plan.margin, self.plan.output_size, strict=True))
         where = where[(..., *inner)]
         target = torch.stack([self._sample_target(c, w) for c, w in zip(cases, where, strict=True)])
-        return Batch(images, target, annotated_voxels(target))
+        return Batch(images, target)
 
     def _sample_image(self, case: PreparedCase, where: torch.Tensor) -> torch.Tensor:
         """Gray values (c, z, y, x), interpolated at positions (3, z, y, x) of the case's own grid."""

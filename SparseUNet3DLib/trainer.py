@@ -11,20 +11,18 @@ import torch
 from torch import nn
 
 from SparseUNet3DLib.cases import Case
-from SparseUNet3DLib.device import Fetched, autocast, available_memory, memory_format, send
-from SparseUNet3DLib.loss import class_weights, sparse_loss
+from SparseUNet3DLib.device import Fetched, available_memory, memory_format, send
+from SparseUNet3DLib.gradients import FindGradients, Gradients, record_gradients
+from SparseUNet3DLib.loss import annotated_voxels, class_weights
 from SparseUNet3DLib.moving_average import MovingAverage
 from SparseUNet3DLib.muon import Muon
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.networks.voxel_network import VoxelNetwork
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import Recipe
-from SparseUNet3DLib.recorded_network import Features, record_features
 from SparseUNet3DLib.sampling import Batch, PatchSampler
 from SparseUNet3DLib.tensor_file import tensors_below
 
-#: Gradients longer than this are shortened; as in nnU-Net.
-_LONGEST_GRADIENT = 12.0
 _WARM_UP = 0.1
 #: From when on a run is long enough for torch.compile, which takes half a minute, to pay: ten minutes, of which
 #: segmenting may take some.
@@ -33,6 +31,8 @@ _LONG_SECONDS, _LONG_ITERATIONS = 500.0, 10_000
 _SEARCH_SECONDS, _SEARCH_ITERATIONS = 100.0, 2000
 #: What of the memory announced for a step, which is meant for float32, a recorded one takes in bfloat16 at most.
 _BFLOAT16_SHARE = 0.6
+#: And its loss of all voxels, for each logit.
+_LOSS_BYTES = 32
 #: Iterations between the learning-rate steps of Caffe networks derived from the paper's.
 _STEP_ITERATIONS = 20_000
 #: Between the seeds of a run's networks, so that they are not those of the runs with the next seeds.
@@ -120,10 +120,11 @@ class Trainer:
             network = build_network(plan)
         self.network: nn.Module = network.to(device, memory_format=memory_format(device))
         self._average = MovingAverage(self.network, recipe.ema_decay)
-        self._learnt = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizers = _make_optimizers(self.network, recipe, precision)
         self.generator = torch.Generator().manual_seed(seed)
-        self._recorded: Features | None = None if device.type == "cuda" else self.network.features
+        self._gradients = Gradients(self.network, self.network.features, precision, recipe.dice)
+        self._may_record = device.type == "cuda"
+        self._recorded: FindGradients | None = None
         #: The next batch is drawn while a GPU computes the step, and before what that step still has to do.
         self.draws_ahead = device.type == "cuda"
         self._drawing = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
@@ -136,12 +137,7 @@ class Trainer:
         and a former state must be restored.
         """
         batch = self._next_batch()  # kept to the end: on a GPU the next one is drawn beside what still reads it
-        loss = self._loss(batch, fraction)
-        for parameter in self._learnt:
-            parameter.grad = None
-        loss.backward()
-        length = self._shorten_gradient()
-        found = Fetched(torch.stack([loss.detach(), length]))
+        found = Fetched(self._find_gradients(batch, self.class_weights(fraction)))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate(fraction)
@@ -156,15 +152,6 @@ class Trainer:
             return length if math.isfinite(value) else value
         self.counters.iteration += 1
         return value
-
-    def _shorten_gradient(self) -> torch.Tensor:
-        """To ``_LONGEST_GRADIENT`` where it is longer; its length before."""
-        gradients = [p.grad for p in self._learnt if p.grad is not None]
-        length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        factor = (_LONGEST_GRADIENT / (length + 1e-6)).clamp_max(1.0)
-        if self.device.type != "cpu" or factor != 1:  # others would have to be waited for to know
-            torch._foreach_mul_(gradients, factor)
-        return length
 
     def _next_batch(self) -> Batch:
         ahead, self._ahead = self._ahead, None
@@ -182,28 +169,29 @@ class Trainer:
     def _draw_batch(self, steps: int) -> Batch:
         return self.sampler.draw_batch(self.generator, self.augmentation_strength(steps))
 
-    def _loss(self, batch: Batch, fraction: float) -> torch.Tensor:
-        images = batch.images.to(memory_format=memory_format(self.device))
+    def _find_gradients(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        """Loss, and length of the gradients."""
         if not self.network.training:
             self.network.train()
-        with autocast(self.device, self.precision):
-            logits = self.network.decide(self._features(images))
-        weights = self.class_weights(fraction)
-        return sparse_loss(logits, batch.target, weights, self.recipe.dice, batch.annotated)
+        images = batch.images.to(memory_format=memory_format(self.device))
+        if self._may_record:
+            self._may_record = False
+            self._recorded = self._record(images, batch.target, weights)
+        if self._recorded is not None:
+            return self._recorded(images, batch.target, weights)
+        return self._gradients(images, batch.target, weights, annotated_voxels(batch.target))
 
-    def _features(self, images: torch.Tensor) -> torch.Tensor:
-        if self._recorded is None:
-            self._recorded = self._record(tuple(images.shape))
-        return self._recorded(images)
-
-    def _record(self, shape: tuple[int, ...]) -> Features:
-        share = _BFLOAT16_SHARE if self.precision == torch.bfloat16 else 1.0
-        if available_memory(self.device) < share * self.plan.training_bytes():
-            return self.network.features
+    def _record(self, *inputs: torch.Tensor) -> FindGradients | None:
+        """None where it would take more memory than was announced: the loss is of all voxels, then."""
+        announced = self.plan.training_bytes()
+        logits = self.plan.classes * self.plan.batch_size * math.prod(self.plan.output_size)
+        taken = _BFLOAT16_SHARE * announced + _LOSS_BYTES * logits
+        if self.precision != torch.bfloat16 or taken > min(announced, available_memory(self.device)):
+            return None
         seconds, iterations = self.recipe.seconds or 0, self.recipe.iterations or 0
         search = seconds >= _SEARCH_SECONDS or iterations >= _SEARCH_ITERATIONS
         compiled = seconds >= _LONG_SECONDS or iterations >= _LONG_ITERATIONS
-        return record_features(self.network, shape, self.device, self.precision, search, compiled)
+        return record_gradients(self._gradients, *inputs, search, compiled)
 
     def augmentation_strength(self, steps: int) -> float:
         """Strength of the augmentation (0..1) after so many ``steps`` of the present network."""

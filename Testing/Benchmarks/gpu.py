@@ -33,7 +33,7 @@ from SparseUNet3DLib.device import autocast, choose_device, choose_precision, de
 from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, score_segmentation
 from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.geometry import Geometry
-from SparseUNet3DLib.loss import sparse_loss
+from SparseUNet3DLib.gradients import Gradients, record_gradients
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.networks.convolution import Conv3d
 from SparseUNet3DLib.plan import Plan
@@ -41,7 +41,6 @@ from SparseUNet3DLib.plane_detection import Plane
 from SparseUNet3DLib.planner import PAPER_PATCH, make_plan
 from SparseUNet3DLib.preparation import prepare
 from SparseUNet3DLib.recipe import Recipe, preset
-from SparseUNet3DLib.recorded_network import record_features
 from SparseUNet3DLib.sampling import PatchSampler
 from SparseUNet3DLib.segments import Segment, Segmentation
 from SparseUNet3DLib.trainer import Trainer
@@ -129,17 +128,14 @@ def make_step(
     optimizer = torch.optim.SGD(learnt, lr=1e-4, momentum=0.99, fused=device.type == "cuda")
     images = torch.randn(1, 3, *patch, device=device).to(memory_format=layout)
     target = torch.randint(0, 4, (1, *plan.output_size), device=device)
-    precision = choose_precision(device)
+    weights = torch.ones(plan.classes, device=device)
+    features = torch.compile(network.features) if compiled and not recorded else network.features
+    find = gradients = Gradients(network, features, choose_precision(device), dice=False)
     if recorded:
-        features = record_features(network, tuple(images.shape), device, precision, search=True, compiled=compiled)
-    else:
-        features = torch.compile(network.features) if compiled else network.features
+        find = record_gradients(gradients, images, target, weights, search=True, compiled=compiled)
 
     def step() -> None:
-        with autocast(device, precision):
-            logits = network.decide(features(images))
-        optimizer.zero_grad(set_to_none=True)
-        sparse_loss(logits, target, dice=False).backward()
+        find(images, target, weights)
         optimizer.step()
 
     return step

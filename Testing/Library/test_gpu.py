@@ -23,14 +23,15 @@ from tiny_training import (
 )
 
 from SparseUNet3DLib.cases import Case
+from SparseUNet3DLib.cuda_graph import CudaGraph
 from SparseUNet3DLib.device import autocast, memory_format
 from SparseUNet3DLib.errors import Interrupted
 from SparseUNet3DLib.events import CollectingReporter
+from SparseUNet3DLib.gradients import record_gradients
 from SparseUNet3DLib.networks.convolution import Conv3d
 from SparseUNet3DLib.normalisation import ChannelNormalisation
 from SparseUNet3DLib.plan import Plan
 from SparseUNet3DLib.recipe import preset
-from SparseUNet3DLib.recorded_network import record_features
 from SparseUNet3DLib.tiles import Box
 from SparseUNet3DLib.training import run_training
 from SparseUNet3DLib.voxel_classifier import VoxelSample, make_voxel_features
@@ -50,7 +51,6 @@ def test_patches_are_those_of_the_cpu(plan: Plan, kept: bool, monkeypatch: pytes
         expected, found = (t.sampler.draw_batch(t.generator) for t in trainers)
         torch.testing.assert_close(found.images.cpu(), expected.images, atol=1e-3, rtol=1e-3)
         assert (found.target.cpu() == expected.target).float().mean() > 0.999
-        assert torch.equal(found.annotated.cpu(), (found.target != -1).flatten().nonzero().squeeze(1).cpu())
 
 
 @pytest.mark.parametrize("before, after, padding", [(1, 32, 1), (3, 32, 0), (32, 64, 0), (32, 32, 1), (64, 32, 1)])
@@ -92,7 +92,7 @@ def test_first_steps_are_those_of_the_cpu(plan: Plan, optimizer: str):
 @pytest.mark.parametrize("plan", [tiny_plan(), paper_plan(batch_norm="batch")], ids=["auto", "paper"])
 def test_what_is_drawn_ahead_is_drawn_again_by_a_resumed_run(tmp_path, plan: Plan, optimizer: str, rate: float):
     """The checkpoint has the random numbers' state of the step that comes next."""
-    recipe = tiny_recipe(iterations=12, optimizer=optimizer, learning_rate=rate)
+    recipe = tiny_recipe(iterations=12, optimizer=optimizer, learning_rate=rate, precision="auto")
     task = tiny_task(tmp_path, device=GPU, plan=plan, recipe=recipe)
     whole = run_training(replace(task, folder=None))
     with pytest.raises(Interrupted):
@@ -107,29 +107,40 @@ def test_what_is_drawn_ahead_is_drawn_again_by_a_resumed_run(tmp_path, plan: Pla
 @pytest.mark.parametrize(
     "plan", [tiny_plan(), paper_plan(batch_norm="running", widths=(8, 8, 8, 8))], ids=["auto", "paper"]
 )
-def test_recorded_features_and_gradients_are_those_of_the_network(
-    plan: Plan, compiled: bool, monkeypatch: pytest.MonkeyPatch
-):
+def test_recorded_gradients_are_those_of_the_network(plan: Plan, compiled: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # other algorithms round otherwise
     trainer = make_trainer(tiny_task(plan=plan, device=GPU))
-    network, shape = trainer.network.train(), (plan.batch_size, 1, *plan.patch_size)
+    find, network = trainer._gradients, trainer.network.train()
     before = {n: t.clone() for n, t in network.state_dict().items()}
-    recorded = record_features(network, shape, GPU, torch.float32, search=True, compiled=compiled)
-    assert recorded != network.features  # it could be recorded
+    batches = [trainer.sampler.draw_batch(trainer.generator) for _ in range(3)]
+    inputs = [
+        (b.images.to(memory_format=memory_format(GPU)), b.target, torch.tensor([0.5, 1.0, n], device=GPU))
+        for n, b in enumerate(batches)
+    ]
+    recorded = record_gradients(find, *inputs[0], search=True, compiled=compiled)
+    assert isinstance(recorded, CudaGraph)
     assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
-    for seed in (1, 2):
-        images = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(GPU)
-        found = []
-        for features in (network.features, recorded):
-            network.zero_grad(set_to_none=True)
-            values = features(images)
-            values.square().mean().backward()
-            gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
-            found.append([values.detach().clone(), *gradients])
-        for number, (first, second) in enumerate(zip(*found, strict=True)):
+    # What is found without a recording takes its gradients' place, so that comes last.
+    found = [
+        [[way(*i).clone(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)] for i in inputs[1:]]
+        for way in (recorded, find)
+    ]
+    for first, second in zip(*found, strict=True):
+        for number, (one, other) in enumerate(zip(first, second, strict=True)):
             # Which of two nearly equal voxels is the largest of its window, and gets the gradient, rounding decides.
             tolerance = 0.1 if number else 5e-3
-            assert (first - second).norm() <= tolerance * first.norm() + 1e-6
+            assert (one - other).norm() <= tolerance * other.norm() + 1e-6
+
+
+@pytest.mark.parametrize("optimizer, rate", [("muon", 1e-3), ("sgd", 1e-4)])
+@pytest.mark.parametrize("plan", [tiny_plan(), paper_plan(batch_norm="running")], ids=["auto", "paper"])
+def test_recorded_steps_are_those_that_are_not(plan: Plan, optimizer: str, rate: float):
+    recipe = tiny_recipe(optimizer=optimizer, learning_rate=rate)
+    trainers = [make_trainer(tiny_task(plan=plan, recipe=recipe, device=GPU), torch.bfloat16) for _ in range(2)]
+    trainers[0]._may_record = False
+    plain, recorded = ([t.step(0.5) for _ in range(8)] for t in trainers)
+    assert trainers[0]._recorded is None and isinstance(trainers[1]._recorded, CudaGraph)
+    assert recorded == pytest.approx(plain, rel=0.02)
 
 
 def test_single_voxels_are_classified_as_by_the_cpu():
@@ -202,13 +213,14 @@ def test_a_volume_is_learnt_and_both_devices_segment_it_alike():
 
 def test_what_cannot_be_recorded_is_computed_as_it_is():
     """The last test: torch keeps the memory of a recording that failed."""
-    trainer = make_trainer(tiny_task(device=GPU))
+    trainer = make_trainer(tiny_task(device=GPU), torch.bfloat16)
     features = trainer.network.features
 
     def waits_for_the_gpu(images: torch.Tensor) -> torch.Tensor:
         return features(images) * (1.0 if images.sum().item() < 1e9 else 0.0)
 
-    trainer.network.features = waits_for_the_gpu
+    trainer._gradients = replace(trainer._gradients, features=waits_for_the_gpu)
     losses = [trainer.step(0.5) for _ in range(3)]
-    expected = make_trainer(tiny_task(device=GPU))
+    assert trainer._recorded is None
+    expected = make_trainer(tiny_task(device=GPU), torch.bfloat16)
     assert losses == pytest.approx([expected.step(0.5) for _ in range(3)], rel=0.02)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from SparseUNet3DLib.loss import UNANNOTATED, class_weights, sparse_loss
+from SparseUNet3DLib.loss import UNANNOTATED, annotated_voxels, class_weights, sparse_loss
 
 
 def as_volume(rows: list[list[float]]) -> torch.Tensor:
@@ -114,10 +114,24 @@ def test_loss_and_gradient_equal_a_dense_reference(weights: torch.Tensor | None,
 
 
 @pytest.mark.parametrize("dice", [False, True])
-def test_nothing_annotated_gives_zero_and_a_zero_gradient(dice: bool):
+def test_picking_the_annotated_voxels_first_changes_nothing(dice: bool):
+    logits, target = random_problem()
+    found = []
+    for annotated in (None, annotated_voxels(target)):
+        values = logits.clone().requires_grad_()
+        loss = sparse_loss(values, target, torch.tensor([0.5, 1.0, 4.0]), dice, annotated)
+        loss.backward()
+        found.append((loss.detach(), values.grad))
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("picked", [False, True])
+@pytest.mark.parametrize("dice", [False, True])
+def test_nothing_annotated_gives_zero_and_a_zero_gradient(dice: bool, picked: bool):
     logits, target = random_problem()
     logits.requires_grad_()
-    loss = sparse_loss(logits, torch.full_like(target, UNANNOTATED), torch.ones(3), dice)
+    nothing = torch.full_like(target, UNANNOTATED)
+    loss = sparse_loss(logits, nothing, torch.ones(3), dice, annotated_voxels(nothing) if picked else None)
     loss.backward()
     assert loss.item() == 0.0
     assert torch.equal(logits.grad, torch.zeros_like(logits))

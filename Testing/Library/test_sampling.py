@@ -282,15 +282,6 @@ def test_a_box_beyond_the_border_is_mirrored_as_numpy_pads(shape: Triple, start:
 # -- whole batches ---------------------------------------------------------------------------------------
 
 
-def test_the_annotated_voxels_of_a_batch_are_those_with_a_target():
-    labels = np.random.default_rng(0).integers(0, 2, (20, 20, 20)).astype(np.uint16)
-    crossing = (Plane(0, 4), Plane(0, 12), Plane(1, 9), Plane(2, 6), Plane(2, 15))
-    case = make_case(np.zeros((20, 20, 20), np.float32), None, labels, planes=crossing)
-    batch = make_sampler([case], make_plan_of((8, 8, 8), batch_size=3)).draw_batch(generator(2))
-    expected = np.flatnonzero(batch.target.numpy().ravel() != UNANNOTATED)
-    np.testing.assert_array_equal(batch.annotated, expected)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     shape=st.tuples(*[st.integers(1, 9)] * 3),
