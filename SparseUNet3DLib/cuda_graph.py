@@ -15,8 +15,8 @@ _WARM_UPS = 3
 class CudaGraph(Generic[Result]):
     """A function of tensors on a CUDA GPU, for tensors of the same shapes each time, as one CUDA graph.
 
-    It must not wait for the GPU, and may change other tensors; what it returns the next call overwrites.
-    It refers to itself: its memory is free again once it has been collected (`gc.collect`).
+    It must not wait for the GPU. The next call overwrites what it returns, and tensors that it has made and kept (as
+    gradients are); its memory is free again once these and the graph are gone.
     """
 
     def __init__(self, function: Callable[..., Result], inputs: Sequence[torch.Tensor]) -> None:
@@ -34,8 +34,9 @@ class CudaGraph(Generic[Result]):
                     function(*self._inputs)
             present.wait_stream(aside)
             self._graph = torch.cuda.CUDAGraph()
-            # Where recording fails, torch may leave its own stream behind.
-            with torch.cuda.stream(present), torch.cuda.graph(self._graph):
+            # Torch's own stream for recordings is of the device that it first recorded on, and where recording fails
+            # it may stay the current one.
+            with torch.cuda.stream(present), torch.cuda.graph(self._graph, stream=aside):
                 self._result = function(*self._inputs)
 
     def __call__(self, *inputs: torch.Tensor) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from SparseUNet3DLib.loss import sparse_loss
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
 
 Features = Callable[[torch.Tensor], torch.Tensor]
-#: Of images, target and class weights, as `Gradients`.
+#: As `GradientFinder`, of images, target and class weights.
 FindGradients = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 #: Gradients longer than this are shortened; as in nnU-Net.
@@ -23,8 +23,8 @@ _LONGEST_GRADIENT = 12.0
 
 
 @dataclass(frozen=True)
-class Gradients:
-    """Finds what a training step needs.
+class GradientFinder:
+    """Forward and backward pass of a training step.
 
     Attributes:
         network: gets the gradients.
@@ -77,47 +77,51 @@ def shorten(gradients: list[torch.Tensor]) -> torch.Tensor:
 
 
 def record_gradients(
-    gradients: Gradients,
+    find: GradientFinder,
     images: torch.Tensor,
     target: torch.Tensor,
     class_weights: torch.Tensor,
     search: bool,
     compiled: bool,
 ) -> FindGradients | None:
-    """``gradients`` for tensors of these shapes, as a CUDA graph that looks at all voxels of a target.
+    """What ``find`` does with tensors of these shapes, as a CUDA graph; its loss is of all voxels of the target.
 
-    They stay where they are, and the next call overwrites them. Where recording cannot be had (torch.compile needs
-    Triton and a C compiler) the network is recorded uncompiled; None where that cannot be had, either.
+    Each parameter's ``grad`` is the same tensor then, which the next call overwrites: if anything else replaced it,
+    or set it to None, the optimiser would not see what later calls find.
+    Where torch.compile does not work (it needs Triton and a C compiler) the network is recorded uncompiled.
     Have room for it: what a recording in which memory ran out has taken is not given back.
 
     Args:
         search: let cuDNN try several algorithms for each convolution first; takes ten seconds in a new process.
         compiled: let torch.compile join what lies between the convolutions first; takes half a minute.
 
+    Returns:
+        None where nothing can be recorded.
+
     Raises:
         RuntimeError: out of memory.
     """
     for compile_first in (True, False) if compiled else (False,):
         try:
-            return _record(gradients, (images, target, class_weights), search, compile_first)
+            return _record(find, (images, target, class_weights), search, compile_first)
         except Exception as error:  # of several compilers, with kinds of their own
-            # Ending a recording in which memory ran out fails, too.
-            if is_out_of_memory(error) or (error.__context__ and is_out_of_memory(error.__context__)):
+            if is_out_of_memory(error):
                 raise
     return None
 
 
 def _record(
-    gradients: Gradients, inputs: tuple[torch.Tensor, ...], search: bool, compiled: bool
+    find: GradientFinder, inputs: tuple[torch.Tensor, ...], search: bool, compiled: bool
 ) -> CudaGraph[torch.Tensor]:
-    network = gradients.network
-    features = torch.compile(gradients.features) if compiled else gradients.features
+    network = find.network
+    if compiled:
+        find = replace(find, features=torch.compile(find.features))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     # Torch tells that the recording was made in a stream of its own.
     warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
     try:
         with _fastest_algorithms() if search else nullcontext():
-            return CudaGraph(Gradients(network, features, gradients.precision, gradients.dice), inputs)
+            return CudaGraph(find, inputs)
     except BaseException:
         network.zero_grad(set_to_none=True)
         raise

@@ -27,8 +27,9 @@ def sparse_loss(
         target: (b, z, y, x) integers; ``UNANNOTATED`` has weight 0.
         class_weights: (classes,) influence of each class on the cross-entropy; None: all the same.
         dice: add 1 - mean soft Dice of the foreground classes that are annotated in this batch.
-        annotated: (n,) flat indices of the target's annotated voxels. They are few, and with them a CPU has a tenth
-            of the work. A GPU has done it sooner than it has told how many there are.
+        annotated: (n,) flat indices of the target's annotated voxels, which are few: with them a CPU has a tenth of
+            the work. For a GPU leave them out: Python would wait to be told how many they are, for longer than all
+            voxels take.
 
     Returns:
         A scalar, finite (0, with a gradient of 0) also where nothing is annotated.

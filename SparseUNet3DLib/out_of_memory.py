@@ -11,7 +11,10 @@ _MESSAGES = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out."""
+    """Whether ``error`` says that memory ran out, or came of that, as ending a CUDA graph's recording fails then."""
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(m in str(error).lower() for m in _MESSAGES)
+    if not isinstance(error, RuntimeError):
+        return False
+    cause = error.__context__
+    return any(m in str(error).lower() for m in _MESSAGES) or (cause is not None and is_out_of_memory(cause))

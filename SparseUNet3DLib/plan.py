@@ -110,7 +110,7 @@ class Plan:
         """
         voxels = float(np.prod(self.patch_size)) * self.batch_size
         activations, parameters, channels_below = 0.0, 0.0, self.in_channels
-        # Logits of all output voxels, their gradient, and the logits of annotated ones.
+        # Logits of all output voxels, their gradient, and the logits of annotated ones; more where a step is recorded.
         activations += float(np.prod(self.output_size)) * self.batch_size * 3 * self.classes
         for level, width in enumerate(self.widths):
             if level:

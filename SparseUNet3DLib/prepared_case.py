@@ -111,18 +111,20 @@ class PreparedCase:
         return np.array(np.unravel_index(centres[randint(len(centres), generator)], self.shape))
 
 
-def keep_on_device(cases: Sequence[PreparedCase], room: int) -> None:
-    """Hold those of the ``cases`` on the device that take at most ``room`` bytes in all, as long as it has room."""
+def keep_on_device(cases: Sequence[PreparedCase], room: int) -> int:
+    """Hold those of the ``cases`` on the device that take at most ``room`` bytes in all; the bytes that they take."""
+    taken = 0
     for case in cases:
-        if case.resident_bytes > room:
+        if taken + case.resident_bytes > room:
             continue
         try:
             case.keep_on_device()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            return
-        room -= case.resident_bytes
+            break
+        taken += case.resident_bytes
+    return taken
 
 
 def randint(n: int, generator: torch.Generator) -> int:

@@ -25,9 +25,7 @@ from SparseUNet3DLib.resampling import Resample, resample_to
 #: A patch lies at places that differ by at least this much to either side, as a share of half its size.
 _LEAST_SHIFT = 0.35
 #: Share of the memory announced for a step that volumes kept on a GPU may take; in bfloat16 a step leaves more.
-_RESIDENT_SHARE = 0.25
-
-
+_RESIDENT_SHARE = 0.2
 #: Positions, in voxels, are this exact: one halfway between two voxels belongs to the next, and so do its neighbours.
 _ROUNDING = 1e-4
 
@@ -66,8 +64,10 @@ class PatchSampler:
         self.cases = [PreparedCase(c, normalisation, plan, device, resample) for c in _annotated(cases)]
         if not self.cases:
             raise InputError("No voxel is annotated, so there is nothing to learn from; paint some slices first.")
+        #: What volumes kept on a GPU take there.
+        self.resident_bytes = 0
         if device.type == "cuda" and choose_precision(device, recipe.precision) == torch.bfloat16:
-            keep_on_device(self.cases, int(_RESIDENT_SHARE * plan.training_bytes()))
+            self.resident_bytes = keep_on_device(self.cases, int(_RESIDENT_SHARE * plan.training_bytes()))
         self._count_classes()
 
     def learn_from(self, cases: Sequence[Case]) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from SparseUNet3DLib.cases import Case
 from SparseUNet3DLib.device import Fetched, available_memory, memory_format, send
-from SparseUNet3DLib.gradients import FindGradients, Gradients, record_gradients
+from SparseUNet3DLib.gradients import FindGradients, GradientFinder, record_gradients
 from SparseUNet3DLib.loss import annotated_voxels, class_weights
 from SparseUNet3DLib.moving_average import MovingAverage
 from SparseUNet3DLib.muon import Muon
@@ -30,9 +30,9 @@ _LONG_SECONDS, _LONG_ITERATIONS = 500.0, 10_000
 #: And for cuDNN's search, which takes ten seconds and makes steps an eighth shorter.
 _SEARCH_SECONDS, _SEARCH_ITERATIONS = 100.0, 2000
 #: What of the memory announced for a step, which is meant for float32, a recorded one takes in bfloat16 at most.
-_BFLOAT16_SHARE = 0.6
-#: And its loss of all voxels, for each logit.
-_LOSS_BYTES = 32
+_BFLOAT16_SHARE = 0.7
+#: Bytes for each logit that a loss of all voxels takes, gradients included: without and with soft Dice.
+_LOSS_BYTES = {False: 20, True: 32}
 #: Iterations between the learning-rate steps of Caffe networks derived from the paper's.
 _STEP_ITERATIONS = 20_000
 #: Between the seeds of a run's networks, so that they are not those of the runs with the next seeds.
@@ -122,7 +122,7 @@ class Trainer:
         self._average = MovingAverage(self.network, recipe.ema_decay)
         self.optimizers = _make_optimizers(self.network, recipe, precision)
         self.generator = torch.Generator().manual_seed(seed)
-        self._gradients = Gradients(self.network, self.network.features, precision, recipe.dice)
+        self._find_plainly = GradientFinder(self.network, self.network.features, precision, recipe.dice)
         self._may_record = device.type == "cuda"
         self._recorded: FindGradients | None = None
         #: The next batch is drawn while a GPU computes the step, and before what that step still has to do.
@@ -179,19 +179,20 @@ class Trainer:
             self._recorded = self._record(images, batch.target, weights)
         if self._recorded is not None:
             return self._recorded(images, batch.target, weights)
-        return self._gradients(images, batch.target, weights, annotated_voxels(batch.target))
+        return self._find_plainly(images, batch.target, weights, annotated_voxels(batch.target))
 
     def _record(self, *inputs: torch.Tensor) -> FindGradients | None:
-        """None where it would take more memory than was announced: the loss is of all voxels, then."""
+        """None where that might take more memory than was announced, as its loss is of all voxels."""
         announced = self.plan.training_bytes()
         logits = self.plan.classes * self.plan.batch_size * math.prod(self.plan.output_size)
-        taken = _BFLOAT16_SHARE * announced + _LOSS_BYTES * logits
-        if self.precision != torch.bfloat16 or taken > min(announced, available_memory(self.device)):
+        taken = _BFLOAT16_SHARE * announced + _LOSS_BYTES[self.recipe.dice] * logits
+        is_announced = self.precision == torch.bfloat16 and taken + self.sampler.resident_bytes <= announced
+        if not is_announced or taken > available_memory(self.device):
             return None
         seconds, iterations = self.recipe.seconds or 0, self.recipe.iterations or 0
         search = seconds >= _SEARCH_SECONDS or iterations >= _SEARCH_ITERATIONS
         compiled = seconds >= _LONG_SECONDS or iterations >= _LONG_ITERATIONS
-        return record_gradients(self._gradients, *inputs, search, compiled)
+        return record_gradients(self._find_plainly, *inputs, search, compiled)
 
     def augmentation_strength(self, steps: int) -> float:
         """Strength of the augmentation (0..1) after so many ``steps`` of the present network."""

@@ -211,7 +211,7 @@ class _Loop:
         """Forget the present network's training, whose memory is needed for what comes next."""
         self.trainer = None  # type: ignore[assignment]
         if self.task.device.type == "cuda":
-            gc.collect()  # recorded networks refer to themselves
+            gc.collect()  # a compiled network is referred to in circles
             torch.cuda.empty_cache()
 
     # -- one step ------------------------------------------------------------------------------------

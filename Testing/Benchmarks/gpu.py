@@ -3,10 +3,11 @@
     .venv/bin/python Testing/Benchmarks/gpu.py [--data DATA] [--task tumour-1] [--seconds 15,30,60]
 
 Needs no network connection. First the paper's network (Çiçek et al. 2016): a step is one patch of 132x132x116 voxels
-with three channels in bfloat16, forward, backward and optimiser; its operations are counted by torch, and the ways of
-running it take turns. Then the program's own training steps, which draw and augment their patches as well, beside the
-memory that was announced. With --data also the IoU against wall seconds, of `auto` and, where the extra
-`benchmark-nnunet` is installed, of nnU-Net v2. --device cpu --patch 92 tries the same code without a GPU.
+with three channels in bfloat16, forward, loss, backward, gradients shortened and SGD; its operations are counted by
+torch, and the ways of running it take turns. Then the program's own training steps, which draw and augment their
+patches as well, beside the memory that was announced. With --data also the IoU against wall seconds, of `auto` and,
+where the extra `benchmark-nnunet` is installed, of nnU-Net v2. --device cpu --patch 92 tries the same code without a
+GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from SparseUNet3DLib.device import autocast, choose_device, choose_precision, de
 from SparseUNet3DLib.evaluation import NEVER_ANNOTATED, score_segmentation
 from SparseUNet3DLib.events import CollectingReporter
 from SparseUNet3DLib.geometry import Geometry
-from SparseUNet3DLib.gradients import Gradients, record_gradients
+from SparseUNet3DLib.gradients import GradientFinder, record_gradients
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.networks.convolution import Conv3d
 from SparseUNet3DLib.plan import Plan
@@ -130,9 +131,11 @@ def make_step(
     target = torch.randint(0, 4, (1, *plan.output_size), device=device)
     weights = torch.ones(plan.classes, device=device)
     features = torch.compile(network.features) if compiled and not recorded else network.features
-    find = gradients = Gradients(network, features, choose_precision(device), dice=False)
+    find = GradientFinder(network, features, choose_precision(device), dice=False)
     if recorded:
-        find = record_gradients(gradients, images, target, weights, search=True, compiled=compiled)
+        find = record_gradients(find, images, target, weights, search=True, compiled=compiled)
+        if find is None:
+            raise SystemExit("No CUDA graph can be recorded here.")
 
     def step() -> None:
         find(images, target, weights)
@@ -178,7 +181,7 @@ def own_steps(device: torch.device, steps: int) -> None:
     for name in ("paper", "balanced", "thorough"):
         trainer = generated_trainer(preset(name), device)
         if device.type == "cuda":
-            gc.collect()  # recorded networks refer to themselves
+            gc.collect()  # a compiled network is referred to in circles
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
         seconds = [timed(lambda: trainer.step(0.5), device) for _ in range(steps + 5)][5:]  # noqa: B023

@@ -177,6 +177,13 @@ def test_messages_of_other_allocators_are_recognised(message: str):
     assert is_out_of_memory(RuntimeError(message))
 
 
+def test_what_comes_of_a_lack_of_memory_is_taken_for_one():
+    error = RuntimeError("operation failed due to a previous error during capture")
+    assert not is_out_of_memory(error)
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory.")
+    assert is_out_of_memory(error)
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     with pytest.raises(RuntimeError) as caught:
         torch.zeros(2) @ torch.zeros(3)

@@ -9,7 +9,7 @@ import torch
 from tiny_training import make_trainer, tiny_plan, tiny_recipe, tiny_task
 
 from SparseUNet3DLib import gradients, trainer
-from SparseUNet3DLib.gradients import Gradients, record_gradients
+from SparseUNet3DLib.gradients import GradientFinder, record_gradients
 from SparseUNet3DLib.loss import annotated_voxels
 from SparseUNet3DLib.networks import build_network
 from SparseUNet3DLib.plan import Plan
@@ -23,12 +23,12 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return images, target, torch.tensor([0.5, 1.0, 2.0])
 
 
-def finder(plan: Plan) -> Gradients:
+def finder(plan: Plan) -> GradientFinder:
     """Of a network that begins to train, in float32."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_network(plan).train()
-    return Gradients(network, network.features, torch.float32, dice=True)
+    return GradientFinder(network, network.features, torch.float32, dice=True)
 
 
 def fail_with(monkeypatch: pytest.MonkeyPatch, *errors: Exception | None) -> list[bool]:
@@ -46,8 +46,8 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, *errors: Exception | None) -> lis
     return compiled
 
 
-def record(found: Gradients, compiled: bool) -> object:
-    return record_gradients(found, *batch(), search=True, compiled=compiled)
+def record(find: GradientFinder, compiled: bool) -> object:
+    return record_gradients(find, *batch(), search=True, compiled=compiled)
 
 
 def test_all_voxels_have_the_gradients_of_the_annotated_ones():
@@ -100,13 +100,22 @@ def test_running_out_of_memory_is_not_hidden(monkeypatch):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_failed_recording_leaves_the_network_as_it_was(compiled: bool):
-    """Here there is no GPU, or the network is not on it."""
+def test_a_failed_recording_leaves_the_network_as_it_was(compiled: bool, monkeypatch: pytest.MonkeyPatch):
+    def fail(function, inputs):
+        function(*inputs)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch, "compile", lambda features: features)
+    monkeypatch.setattr(gradients, "CudaGraph", fail)
     find = finder(tiny_plan(batch_norm="running"))
     before = {n: t.clone() for n, t in find.network.state_dict().items()}
     assert record(find, compiled) is None
     assert all(torch.equal(t, before[n]) for n, t in find.network.state_dict().items())
     assert all(p.grad is None for p in find.network.parameters())
+
+
+def test_without_a_gpu_nothing_is_recorded():
+    assert record(finder(tiny_plan()), compiled=False) is None
 
 
 # -- a training that may record its steps ------------------------------------------------------------------
@@ -147,10 +156,18 @@ def test_without_room_for_it_steps_are_not_recorded(monkeypatch):
     assert recording_trainer(monkeypatch, tiny_plan(), {}, free=tiny_plan().training_bytes() // 2) == []
 
 
-def test_the_logits_of_very_many_classes_are_not_all_looked_at(monkeypatch):
+@pytest.mark.parametrize("classes, recorded", [(3, 1), (300, 0)])
+def test_the_logits_of_very_many_classes_are_not_all_looked_at(classes: int, recorded: int, monkeypatch):
     """They would take more than what was announced for a step."""
-    many = replace(tiny_plan(), classes=300)
-    assert recording_trainer(monkeypatch, many, {}) == []
+    assert len(recording_trainer(monkeypatch, replace(tiny_plan(), classes=classes), {})) == recorded
+
+
+def test_volumes_kept_on_the_gpu_count_as_well(monkeypatch):
+    monkeypatch.setattr(trainer, "record_gradients", lambda *inputs: pytest.fail("recorded"))
+    monkeypatch.setattr(trainer, "available_memory", lambda device: 2**40)
+    found = make_trainer(tiny_task(), torch.bfloat16)
+    found._may_record, found.sampler.resident_bytes = True, tiny_plan().training_bytes() // 3
+    assert found.step(0.5) > 0
 
 
 def test_in_float32_a_step_may_take_all_that_was_announced(monkeypatch):
