@@ -183,11 +183,12 @@ class Trainer:
 
     def _record(self, *inputs: torch.Tensor) -> FindGradients | None:
         """None where that might take more memory than was announced, as its loss is of all voxels."""
+        if self.precision != torch.bfloat16:
+            return None
         announced = self.plan.training_bytes()
         logits = self.plan.classes * self.plan.batch_size * math.prod(self.plan.output_size)
         taken = _BFLOAT16_SHARE * announced + _LOSS_BYTES[self.recipe.dice] * logits
-        is_announced = self.precision == torch.bfloat16 and taken + self.sampler.resident_bytes <= announced
-        if not is_announced or taken > available_memory(self.device):
+        if taken + self.sampler.resident_bytes > announced or taken > available_memory(self.device):
             return None
         seconds, iterations = self.recipe.seconds or 0, self.recipe.iterations or 0
         search = seconds >= _SEARCH_SECONDS or iterations >= _SEARCH_ITERATIONS

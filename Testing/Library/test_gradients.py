@@ -170,7 +170,7 @@ def test_volumes_kept_on_the_gpu_count_as_well(monkeypatch):
     assert found.step(0.5) > 0
 
 
-def test_in_float32_a_step_may_take_all_that_was_announced(monkeypatch):
+def test_in_float32_where_a_step_may_take_all_that_was_announced_nothing_is_recorded(monkeypatch):
     monkeypatch.setattr(trainer, "record_gradients", lambda *inputs: pytest.fail("recorded"))
     found = make_trainer(tiny_task())
     found._may_record = True
