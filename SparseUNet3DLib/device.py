@@ -62,10 +62,14 @@ def explain_device(device: torch.device) -> str:
     """The device in a sentence; of a CPU also how much slower than a GPU it is, and why no GPU is used."""
     if device.type != "cpu":
         return f"{describe_device(device)}."
-    speed = _CONVOLUTION_OPERATIONS / min(_time_convolution(device, t) for t in (torch.float32, torch.bfloat16))
-    ratio = float(f"{_USUAL_GPU / speed:.1g}")
+    ratio = float(f"{_USUAL_GPU / convolution_speed(device):.1g}")
     slower = f"about {ratio:.0f} times slower than a usual GPU, because " if ratio > 1 else ""
     return f"{describe_device(device)}: {slower}{_why_no_gpu()}."
+
+
+def convolution_speed(device: torch.device) -> float:
+    """Operations per second in a small convolution and its gradients, in the faster of the two precisions."""
+    return _CONVOLUTION_OPERATIONS / min(_time_convolution(device, t) for t in (torch.float32, torch.bfloat16))
 
 
 def _why_no_gpu() -> str:

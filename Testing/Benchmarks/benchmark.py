@@ -99,16 +99,25 @@ def _run_here(run: dict, data: Path) -> dict:
         "cpu": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_mb": round(peak_mib()),
         "annotated": round(float(case.annotation.annotated.mean()), 4),
+        "machine": _describe_machine(),
     }
+
+
+def _describe_machine() -> str:
+    """With how fast it is at convolutions just now: cores of the same name differ by more than twice."""
+    import torch  # not before a run whose memory is told
+
+    from SparseUNet3DLib.device import convolution_speed
+
+    speed = convolution_speed(torch.device("cpu")) / 1e9
+    python = platform.python_version()
+    return f"{platform.machine()} {platform.system()}, Python {python}, convolutions {speed:.0f} GFLOP/s"
 
 
 def _run_apart(run: dict, data: Path) -> dict:
     """One run in a process of its own; a failure is a result, too."""
     command = [sys.executable, __file__, "--data", str(data), "--one", json.dumps(run)]
-    about = {
-        "machine": f"{platform.machine()} {platform.system()}, Python {platform.python_version()}",
-        "date": datetime.date.today().isoformat(),
-    }
+    about = {"date": datetime.date.today().isoformat()}
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return about | {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]}
