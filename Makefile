@@ -3,7 +3,8 @@
 # make screenshots   pictures of the panel for the README, made on the sample without Slicer (four minutes)
 # make benchmark    this program beside what users have today, on volumes from packages, into benchmark-output/
 #             (hours; goes on where it was interrupted); DATA=folder for the volumes of
-#             Testing/Benchmarks/sparse_tasks.py, OPTIONS="--minutes 1 --seeds 0" for less
+#             Testing/Benchmarks/sparse_tasks.py, OPTIONS="--minutes 1 --seeds 0" for less,
+#             REPORT="BENCHMARKS.md Documentation" to put tables and plots there
 # make benchmark-gpu   speed on a GPU; needs no network connection once `make benchmark` or `make test` has run
 # make clean  remove the environment and everything that was made
 #
@@ -27,7 +28,7 @@ screenshots: .venv/test.installed
 
 benchmark: .venv/benchmark.installed
 	.venv/bin/python Testing/Benchmarks/benchmark.py $(if $(DATA),--data $(DATA)) --out benchmark-output $(OPTIONS)
-	.venv/bin/python Testing/Benchmarks/report.py benchmark-output
+	.venv/bin/python Testing/Benchmarks/report.py benchmark-output $(REPORT)
 
 benchmark-gpu:
 	PYTHONPATH=. $(if $(wildcard .venv/bin/python),.venv/bin/python,python3) Testing/Benchmarks/gpu.py $(if $(DATA),--data $(DATA)) $(OPTIONS)

@@ -79,6 +79,8 @@ def _wanted(args: argparse.Namespace) -> list[dict]:
                     for seed in args.seeds.split(",") if method in SEEDED else ("0",):
                         runs.append({"task": task, "setting": setting, "method": method, "minutes": minutes,
                                      "seed": seed})  # fmt: skip
+    if not runs:
+        sys.exit(f"No volume of a task lies in {args.data}; {package_volumes.__name__}.py puts some there.")
     assert all(run["setting"] in SETTINGS and run["task"] in TASKS for run in runs), "unknown task or setting"
     return runs
 
@@ -107,11 +109,15 @@ def _describe_machine() -> str:
     """With how fast it is at convolutions just now: cores of the same name differ by more than twice."""
     import torch  # not before a run whose memory is told
 
-    from SparseUNet3DLib.device import convolution_speed
+    from SparseUNet3DLib.device import convolution_speed, tune_allocator
 
+    tune_allocator()
     speed = convolution_speed(torch.device("cpu")) / 1e9
     python = platform.python_version()
-    return f"{platform.machine()} {platform.system()}, Python {python}, convolutions {speed:.0f} GFLOP/s"
+    return (
+        f"{platform.machine()} {platform.system()}, Python {python}, torch {torch.__version__}, "
+        f"convolutions {speed:.0f} GFLOP/s"
+    )
 
 
 def _run_apart(run: dict, data: Path) -> dict:

@@ -2,9 +2,10 @@
 
     .venv/bin/python Testing/Benchmarks/report.py benchmark-output [BENCHMARKS.md Documentation]
 
-Prints a Markdown table per setting (mean over seeds; +- half the range where there are several), and writes
-iou-minutes.png and iou-slices.png beside results.csv. Given a Markdown file, the tables replace what it has between
-the lines "<!-- benchmark -->" and "<!-- /benchmark -->", and the plots go into the folder named last.
+Prints a Markdown table per setting (mean over seeds; +- half the range where there are several) and one of time and
+memory, and writes iou-minutes.png and iou-slices.png beside results.csv. Given a Markdown file, the tables replace
+what it has between the lines "<!-- benchmark -->" and "<!-- /benchmark -->", and the plots go into the folder named
+last.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def main() -> None:
         if (chosen := [r for r in rows if r["setting"] == setting and TASKS[r["task"]].untouched == untouched])
         for line in table(chosen, setting, untouched)
     ]
+    if at_main := [r for r in rows if r["setting"] == "main" and not TASKS[r["task"]].untouched]:
+        lines += costs(at_main)
     print("\n".join(lines))
     plot_minutes(rows, pictures / "iou-minutes.png")
     plot_slices(rows, pictures / "iou-slices.png")
@@ -73,6 +76,28 @@ def table(rows: list[dict], setting: str, untouched: bool) -> list[str]:
     means.append([p for p in best_peers if p is not None])
     return [*lines, "| mean | " + " | ".join(_text(statistics.mean(m) if len(m) == len(tasks) else None)
                                              for m in means) + " |"]  # fmt: skip
+
+
+def costs(rows: list[dict]) -> list[str]:
+    """One row per method and budget: time and memory over all tasks and seeds, from the least to the most."""
+    lines = [
+        "\nWhat each takes at `main`, least to most\n",
+        "| method | wall, s | CPU, s | peak memory, MiB |",
+        "| --- | --- | --- | --- |",
+    ]
+    for method in METHODS:
+        of_method = [row for row in rows if row["method"] == method]
+        for budget in _budgets(of_method):
+            chosen = [row for row in of_method if row["minutes"] == budget]
+            name = f"{method}, {budget} min" if budget else method
+            cells = [_range([float(row[field]) for row in chosen]) for field in ("wall", "cpu", "peak_mb")]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _range(values: list[float]) -> str:
+    low, high = (f"{value:.1f}" if max(values) < 10 else f"{value:.0f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def plot_minutes(rows: list[dict], path: Path) -> None:

@@ -42,7 +42,6 @@ def test_a_time_budget_covers_training_and_segmentation():
     budget = reporter.of("step")[-1]["seconds_total"]
     assert 1.0 <= budget < 4.0  # the rest is reserved for segmenting, but never more than three quarters
     assert budget - 0.1 <= model.record["seconds"] < took
-    assert took < 60.0
 
 
 def test_a_run_resamples_its_volume_once_for_each_of_its_grids(monkeypatch, tmp_path):
