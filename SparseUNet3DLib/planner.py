@@ -22,6 +22,9 @@ PAPER_WIDTHS = (32, 64, 128, 256)
 _WHOLE = 1.25
 #: A step made on another device may see so many times the voxels of a usual one of this device.
 _MUCH = 2.5
+#: An axis is pooled while so many voxels remain of a patch. On a CPU a level less is worth more, as steps are a third
+#: shorter. But where few slices are annotated the place of things tells more than their looks.
+_POOLED, _POOLED_ON_CPU = 8, 16
 #: Patches of thick slices lose slices before they lose their width, but keep this many.
 _FEW_SLICES = 16
 
@@ -66,7 +69,7 @@ def _auto_plan(
     base, widest = (32, 320) if on_gpu else (16, 128)
     whole = _WHOLE * (usual_grid_voxels(on_gpu) if few_slices else voxels)
     patch = shape if math.prod(shape) <= whole else _patch_shape(shape, spacing, voxels)
-    strides, kernels = _levels(patch, spacing)
+    strides, kernels = _levels(patch, spacing, _POOLED if on_gpu or few_slices else _POOLED_ON_CPU)
     widths = tuple(min(base * 2**level, widest) for level in range(len(kernels)))
     total = np.prod(np.array(strides), axis=0) if strides else np.ones(3, int)
     patch = tuple(int(min(math.ceil(p / t), LARGEST // t) * t) for p, t in zip(patch, total, strict=True))
@@ -116,8 +119,10 @@ def _patch_shape(shape: Triple, spacing: tuple[float, float, float], voxels: int
     return tuple(int(max(1, round(p))) for p in np.minimum(most, high / mm))
 
 
-def _levels(patch: Triple, spacing: tuple[float, float, float]) -> tuple[tuple[Triple, ...], tuple[Triple, ...]]:
-    """Strides and kernels: pool an axis while at least 8 voxels remain and it is among the finest of such axes.
+def _levels(
+    patch: Triple, spacing: tuple[float, float, float], least: int
+) -> tuple[tuple[Triple, ...], tuple[Triple, ...]]:
+    """Strides and kernels: pool an axis while ``least`` voxels remain and it is among the finest of such axes.
 
     An axis is convolved over from the level on where it is pooled or among the finest.
     """
@@ -127,7 +132,7 @@ def _levels(patch: Triple, spacing: tuple[float, float, float]) -> tuple[tuple[T
     kernels: list[Triple] = []
     while True:
         # An axis too short to be pooled must not keep the others from it: a thin stack is pooled in-plane.
-        pooled = (mm < ANISOTROPIC * mm[size >= 8].min(initial=np.inf)) & (size >= 8)
+        pooled = (mm < ANISOTROPIC * mm[size >= least].min(initial=np.inf)) & (size >= least)
         wide |= pooled | ((mm <= ANISOTROPIC * mm[size > 1].min(initial=np.inf)) & (size > 1))
         kernels.append(tuple(int(k) for k in np.where(wide, 3, 1)))
         if not pooled.any() or len(strides) == 5:
