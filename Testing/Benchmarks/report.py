@@ -2,10 +2,10 @@
 
     .venv/bin/python Testing/Benchmarks/report.py benchmark-output [BENCHMARKS.md Documentation]
 
-Prints a Markdown table per setting (mean over seeds; +- half the range where there are several) and one of time and
-memory, and writes iou-minutes.png and iou-slices.png beside results.csv. Given a Markdown file, the tables replace
-what it has between the lines "<!-- benchmark -->" and "<!-- /benchmark -->", and the plots go into the folder named
-last.
+Prints a Markdown table per setting (mean over seeds; +- half the range where there are several), one of how far this
+program is above the best peer, and one of time and memory, and writes iou-minutes.png and iou-slices.png beside
+results.csv. Given a Markdown file, the tables replace what it has between the lines "<!-- benchmark -->" and
+"<!-- /benchmark -->", and the plots go into the folder named last.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ def main() -> None:
     document, pictures = (Path(p) for p in sys.argv[2:4]) if len(sys.argv) > 2 else (None, folder)
     with (folder / "results.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["iou"]]
+    if not rows:
+        sys.exit(f"No run in {folder / 'results.csv'} succeeded; its column 'error' says why.")
     lines = [
         line for setting in SETTINGS for untouched in (False, True)
         if (chosen := [r for r in rows if r["setting"] == setting and TASKS[r["task"]].untouched == untouched])
         for line in table(chosen, setting, untouched)
     ]
+    lines += margins(rows)
     if at_main := [r for r in rows if r["setting"] == "main" and not TASKS[r["task"]].untouched]:
         lines += costs(at_main)
     print("\n".join(lines))
@@ -78,6 +81,42 @@ def table(rows: list[dict], setting: str, untouched: bool) -> list[str]:
                                              for m in means) + " |"]  # fmt: skip
 
 
+def margins(rows: list[dict]) -> list[str]:
+    """One row per setting and budget of ours: IoU above that of each task's best peer (its mean over seeds)."""
+    lines = [
+        f"\n{OURS}'s IoU above that of each task's best peer; volumes by which nothing was chosen are *untouched*\n",
+        "| setting | runs | mean IoU | above, on average | on the task with the least | with the most | least run |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for untouched in (False, True):
+        for setting in SETTINGS:
+            chosen = [r for r in rows if r["setting"] == setting and TASKS[r["task"]].untouched == untouched]
+            for budget in _budgets([r for r in chosen if r["method"] == OURS]):
+                if cells := _margin(chosen, budget):
+                    name = f"{setting}, {budget} min" + (", untouched" if untouched else "")
+                    lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines if len(lines) > 3 else []
+
+
+def _margin(rows: list[dict], budget: str) -> list[str] | None:
+    """None where no task has both a peer and this program."""
+    runs, means, above = [], [], {}
+    for task in TASKS:
+        of_task = [row for row in rows if row["task"] == task]
+        ours = _ious(of_task, OURS, budget)
+        columns = {(row["method"], row["minutes"]) for row in of_task if row["method"] != OURS}
+        if ours and columns:
+            peer = max(statistics.mean(_ious(of_task, *column)) for column in columns)
+            runs += [iou - peer for iou in ours]
+            means.append(statistics.mean(ours))
+            above[task] = means[-1] - peer
+    if not above:
+        return None
+    least, most = (f"{above[task]:.3f} ({task})" for task in (min(above, key=above.get), max(above, key=above.get)))
+    averages = [_text(statistics.mean(means)), _text(statistics.mean(above.values()))]
+    return [str(len(runs)), *averages, least, most, _text(min(runs))]
+
+
 def costs(rows: list[dict]) -> list[str]:
     """One row per method and budget: time and memory over all tasks and seeds, from the least to the most."""
     lines = [
@@ -104,6 +143,8 @@ def plot_minutes(rows: list[dict], path: Path) -> None:
     """IoU against wall time at the setting `main`, one panel per task; a bar spans the seeds."""
     rows = [row for row in rows if row["setting"] == "main"]
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
+    if not tasks:
+        return
     figure, panels = _panels(tasks)
     for task, panel in zip(tasks, panels, strict=False):
         for color, method in zip(_COLORS, METHODS, strict=True):
