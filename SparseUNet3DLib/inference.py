@@ -119,6 +119,7 @@ class Predictor:
             for z in range(block.size[0]):
                 labels[block.slices][z] = _labels(logits[:, z]).numpy()
                 confidence[block.slices][z] = _confidence(logits[:, z]).numpy()
+            del logits  # or they would be there beside those of the next block
             done += voxels
         return labels, confidence
 

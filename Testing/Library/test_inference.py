@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -137,6 +138,30 @@ def test_no_tile_is_computed_twice_where_only_the_volumes_own_grid_is_large(monk
     assert fractions[1] == sorted(fractions[1]) and fractions[1][-1] == 1.0
     for one, other in zip(*found, strict=True):
         assert np.mean(one != other) < 1e-3  # where two classes are equally likely, rounding decides
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.4, 0.4, 0.4)])
+def test_the_logits_of_one_block_are_gone_before_those_of_the_next(spacing, monkeypatch: pytest.MonkeyPatch):
+    p = Predictor(
+        untrained(tiny_plan()), tiny_plan(), GRAY, tiny_volume((60, 70, 80)).array, spacing, CPU,
+        settings=InferenceSettings(memory=1_000_000),
+    )
+    accumulate, on_own_grid = p._accumulate, p._on_own_grid
+    made = []
+
+    def accumulate_alone(*arguments):
+        assert all(logits() is None for logits in made)
+        return accumulate(*arguments)
+
+    def keep_an_eye_on(*arguments):
+        assert all(logits() is None for logits in made)
+        made.append(weakref.ref(found := on_own_grid(*arguments)))
+        return found
+
+    monkeypatch.setattr(p, "_accumulate", accumulate_alone)
+    monkeypatch.setattr(p, "_on_own_grid", keep_an_eye_on)
+    p.segment()
+    assert len(made) > 2
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (2.0, 2.0, 2.0)])
