@@ -111,7 +111,7 @@ def segment(
     Args:
         model: its classifier of single voxels is asked only where it was made from this volume.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        settings: overlap, mirror averaging and memory; None: half-overlapping tiles, and a fifth of the
+        settings: overlap, mirror averaging and memory; None: half-overlapping tiles, and a quarter of the
             free main memory for logits.
         keep: annotated voxels that stay as they were painted.
         reporter: told how it goes (see ``events``); None: nobody.
