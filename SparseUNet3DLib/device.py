@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import mmap
 import os
 import platform
 import re
@@ -106,6 +108,25 @@ def tune_allocator() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(_MALLOPT_MMAP_MAX, 0) and libc.mallopt(_MALLOPT_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def zeros_apart(*shape: int) -> torch.Tensor:
+    """Float32 zeros in main memory of their own, which the system has back as soon as they go.
+
+    For what is large and comes again and again in other sizes: in the memory that `tune_allocator` keeps, small tensors
+    come to lie between, and the next large one finds no place but at the end.
+
+    Raises:
+        MemoryError: there is not that much.
+    """
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}  # not on Windows
+    size = 4 * math.prod(shape)
+    try:
+        memory = mmap.mmap(-1, size, **private)
+    except OSError as error:
+        raise MemoryError(f"{size / 2**20:.0f} MiB of main memory are not there.") from error
+    # Written at once and in order: where tiles touch its pages one by one, the system takes ten times as long.
+    return torch.frombuffer(memory, dtype=torch.float32).zero_().view(shape)
 
 
 def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:

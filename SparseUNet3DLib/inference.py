@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from SparseUNet3DLib.device import autocast, memory_format
+from SparseUNet3DLib.device import autocast, memory_format, zeros_apart
 from SparseUNet3DLib.errors import MemoryLimitError
 from SparseUNet3DLib.mixture import USUAL, Mixture
 from SparseUNet3DLib.networks.batch_norm import recompute_statistics
@@ -210,8 +210,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _accumulate(self, inner: Box, outer: Box, progress: Callable[[float], None]) -> torch.Tensor:
-        total = torch.zeros(self.plan.classes, *inner.size)
-        weight = torch.zeros(inner.size)
+        total, weight = zeros_apart(self.plan.classes, *inner.size), zeros_apart(*inner.size)
         weights = importance(self.plan).to(self.device)
         parts = [(tile, part) for tile in self._tiles(outer) if (part := intersection(tile, inner)) is not None]
         for count, (tile, part) in enumerate(parts, start=1):

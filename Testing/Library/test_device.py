@@ -23,6 +23,7 @@ from SparseUNet3DLib.device import (
     describe_device,
     explain_device,
     memory_format,
+    zeros_apart,
 )
 from SparseUNet3DLib.errors import UsageError
 from SparseUNet3DLib.out_of_memory import is_out_of_memory
@@ -61,6 +62,46 @@ def test_the_tuned_allocator_keeps_freed_memory():
     # Not tuned, each tensor is mapped anew, in pages of at most 2 MiB.
     assert many >= 6 * 32
     assert few < 20
+
+
+#: MiB by which a process that keeps what it frees grows by 256 MiB of one or the other kind, and what is left of that
+#: once they are gone.
+TELL_GROWTH = """
+import resource, sys
+import torch
+from SparseUNet3DLib.device import tune_allocator, zeros_apart
+def used():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+tune_allocator()
+make = zeros_apart if sys.argv[1] == "apart" else torch.zeros
+make(8, 8, 8).fill_(1)
+before = used()
+tensor = make(4, 4096, 4096)
+assert tensor.shape == (4, 4096, 4096) and tensor.sum() == 0
+tensor.fill_(1)
+grown = used() - before
+del tensor
+print(grown, used() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is glibc's")
+@pytest.mark.parametrize(("kind", "left"), [("apart", 0), ("usual", 256)])
+def test_memory_apart_goes_back_to_the_system_although_the_allocator_keeps_the_usual(kind, left):
+    folder = str(Path(SparseUNet3DLib.__file__).parent.parent)
+    result = subprocess.run(
+        [sys.executable, "-c", TELL_GROWTH, kind], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": folder},
+    )
+    grown, still = map(float, result.stdout.split())
+    assert grown == pytest.approx(256, abs=16)
+    assert still == pytest.approx(left, abs=16)
+
+
+def test_more_memory_apart_than_there_is_ends_as_out_of_memory():
+    with pytest.raises(MemoryError, match="4194304 MiB of main memory are not there"):
+        zeros_apart(2**20, 2**20)
 
 
 def test_float32_is_honoured():
