@@ -58,7 +58,6 @@ def table(rows: list[dict], setting: str, untouched: bool) -> list[str]:
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
     yz, xz, xy = SETTINGS[setting]
     about = "; volumes by which nothing about this program was chosen" if untouched else ""
-    peers = [column for column in columns if column[0] != OURS]
     lines = [
         f"\nSetting `{setting}`: {yz},{xz},{xy} slices (yz, xz, xy){about}\n",
         "| task (annotated) | " + " | ".join(f"{m}, {b} min" if b else m for m, b in columns)
@@ -70,7 +69,7 @@ def table(rows: list[dict], setting: str, untouched: bool) -> list[str]:
         of_task = [row for row in rows if row["task"] == task]
         cells = {column: _ious(of_task, *column) for column in columns}
         best = max((statistics.mean(c) for c in cells.values() if c), default=0)
-        best_peers.append(max((statistics.mean(cells[c]) for c in peers if cells[c]), default=None))
+        best_peers.append(_best_peer(of_task))
         share = 100 * float(of_task[0]["annotated"])
         texts = [*(_cell(c, best) for c in cells.values()), _text(best_peers[-1])]
         lines.append(f"| {task} ({share:.1f} %) | " + " | ".join(texts) + " |")
@@ -104,9 +103,7 @@ def _margin(rows: list[dict], budget: str) -> list[str] | None:
     for task in TASKS:
         of_task = [row for row in rows if row["task"] == task]
         ours = _ious(of_task, OURS, budget)
-        columns = {(row["method"], row["minutes"]) for row in of_task if row["method"] != OURS}
-        if ours and columns:
-            peer = max(statistics.mean(_ious(of_task, *column)) for column in columns)
+        if ours and (peer := _best_peer(of_task)) is not None:
             runs += [iou - peer for iou in ours]
             means.append(statistics.mean(ours))
             above[task] = means[-1] - peer
@@ -221,6 +218,12 @@ def _save(figure: object, panels: object, path: Path) -> None:
 
 def _ious(rows: list[dict], method: str, minutes: str) -> list[float]:
     return [float(row["iou"]) for row in rows if (row["method"], row["minutes"]) == (method, minutes)]
+
+
+def _best_peer(rows: list[dict]) -> float | None:
+    """The highest IoU (mean over seeds) of any method and budget but ours; None where there are no rows of others."""
+    columns = {(row["method"], row["minutes"]) for row in rows if row["method"] != OURS}
+    return max((statistics.mean(_ious(rows, *column)) for column in columns), default=None)
 
 
 def _budgets(rows: list[dict]) -> list[str]:
