@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,11 +29,15 @@ class InstanceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x[0, 0].numel() == 1:  # a single voxel has no spread to normalise by
+        if math.prod(x.shape[2:]) == 1:  # a single voxel has no spread to normalise by
             # With a gradient of 0, so that optimisers keep for these parameters what they do for all others.
             return x + (0 * (self.weight + self.bias)).to(x.dtype).view(1, -1, 1, 1, 1)
-        samples = [F.batch_norm(s, None, None, self.weight, self.bias, training=True) for s in x.split(1)]
-        return samples[0] if len(samples) == 1 else torch.cat(samples)
+        if len(x) == 1:
+            return self._of_one(x)
+        return torch.cat([self._of_one(sample) for sample in x.split(1)])
+
+    def _of_one(self, sample: torch.Tensor) -> torch.Tensor:
+        return F.batch_norm(sample, None, None, self.weight, self.bias, training=True)
 
 
 class AutoUNet(nn.Module):

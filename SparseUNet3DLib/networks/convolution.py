@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,7 +18,9 @@ _FEW_CHANNELS = 32
 #: The width along x of kernels that can be made kernels for pairs.
 _PAIRED_WIDTH = 3
 #: A tensor is large that has so many times the numbers of a convolution's weights.
-_LARGE = 8
+_LARGE = 2
+#: A single float32 image with at most so many channels times slices times rows is no work for oneDNN, torch thinks.
+_LEFT_TO_TORCH = 20480
 
 
 class Conv3d(nn.Conv3d):
@@ -23,7 +28,8 @@ class Conv3d(nn.Conv3d):
 
     A CPU computes in float32 where an axis is shorter than the kernel: there oneDNN's bfloat16 kernels read memory
     that nobody wrote. For two slices and a 3-wide kernel the gradient of the weights is garbage, for one slice and
-    one channel the output is (seen with torch 2.13).
+    one channel the output is (seen with torch 2.13). In float32 torch computes a single image by itself where it is
+    small, two to ten times as slowly as oneDNN, to which it leaves two: so such an image is taken as two halves.
 
     A GPU's matrix units take at least eight channels at a time and are busy with 64 and more only. A kernel that is
     three voxels wide along x can be one for pairs of neighbours instead: what are two voxels with c channels in memory
@@ -38,7 +44,27 @@ class Conv3d(nn.Conv3d):
                 return self._conv_forward(x.float(), self.weight, self._used_bias())
         if x.device.type == "cuda" and self.gains_by_pairs(x):
             return self.two_at_a_time(x)
-        return self._conv_forward(x, self.weight, self._used_bias())
+        return self._convolve(x, self.weight, self._used_bias())
+
+    def _convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if not self.is_left_to_torch(x):
+            return self._conv_forward(x, weight, bias)
+        axis = max((2, 3, 4), key=lambda a: x.shape[a])
+        kernel, padding = self.kernel_size[axis - 2], list(self.padding)
+        results = x.shape[axis] + 2 * padding[axis - 2] - kernel + 1
+        half = (results + 1) // 2
+        around = padding[axis - 2], padding[axis - 2] + results % 2  # both halves are as long
+        x = F.pad(x, (*(0, 0) * (4 - axis), *around)) if any(around) else x
+        padding[axis - 2] = 0
+        halves = torch.cat([x.narrow(axis, start, half + kernel - 1) for start in (0, half)])
+        found = torch.cat(F.conv3d(halves, weight, bias, padding=tuple(padding)).split(1), dim=axis)
+        return found.narrow(axis, 0, results)
+
+    def is_left_to_torch(self, x: torch.Tensor) -> bool:
+        """Whether torch would not have oneDNN compute this image (b, c, z, y, x) on a CPU, in spite of its speed."""
+        single = x.device.type == "cpu" and x.dtype == torch.float32 and len(x) == 1
+        small = math.prod(x.shape[1:4]) <= _LEFT_TO_TORCH
+        return single and small and not torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.is_available()
 
     def gains_by_pairs(self, x: torch.Tensor) -> bool:
         """Whether results come in pairs along x and a GPU's matrix units have little to do, if they are used at all."""
@@ -111,7 +137,7 @@ class EnlargingConv3d(Conv3d):
         first, second = self.weight.split([large.shape[1], small.shape[1]], dim=1)
         kernel = transposed_kernel(second, self.enlarging)
         enlarged = F.conv_transpose3d(small, kernel, stride=self.enlarging, padding=self.padding)
-        return self._conv_forward(large, first, None).add_(enlarged)
+        return self._convolve(large, first, None).add_(enlarged)
 
     def _is_split(self, large: torch.Tensor, small: torch.Tensor) -> bool:
         if large.device.type != "cpu" or not torch.backends.mkldnn.is_available():
@@ -126,11 +152,21 @@ def transposed_kernel(kernel: torch.Tensor, stride: tuple[int, int, int]) -> tor
     ``kernel`` is (out, in, z, y, x), as a convolution has it. A voxel that is repeated n times meets n neighbouring
     weights along an axis, so theirs is the sum.
     """
-    kernel = kernel.flip(2, 3, 4)
-    for axis, n in enumerate(stride):
-        after = (0, 0) * (2 - axis)  # F.pad begins with the last axis
-        kernel = sum(F.pad(kernel, (*after, i, n - 1 - i)) for i in range(n))
-    return kernel.transpose(0, 1)
+    size = kernel.shape[2:]
+    with torch.autocast("cpu", enabled=False):  # sums of rounded weights would be rounded again
+        enlarged = kernel.flatten(2) @ _sums_of_neighbours(size, stride).to(kernel)
+    return enlarged.unflatten(2, [k + s - 1 for k, s in zip(size, stride, strict=True)]).transpose(0, 1)
+
+
+@lru_cache(maxsize=16)
+def _sums_of_neighbours(size: tuple[int, int, int], stride: tuple[int, int, int]) -> torch.Tensor:
+    """(z y x, z' y' x') by which a kernel of that size is multiplied, as one product instead of many small sums."""
+    with torch.inference_mode(False):  # kept for trainings as well
+        kernel = torch.eye(math.prod(size)).view(-1, *size).flip(1, 2, 3)
+        for axis, n in enumerate(stride):
+            after = (0, 0) * (2 - axis)  # F.pad begins with the last axis
+            kernel = sum(F.pad(kernel, (*after, i, n - 1 - i)) for i in range(n))
+        return kernel.flatten(1)
 
 
 class UnbiasedConv3d(Conv3d):

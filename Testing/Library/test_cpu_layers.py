@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from SparseUNet3DLib.networks.auto import AutoUNet
-from SparseUNet3DLib.networks.convolution import EnlargingConv3d
+from SparseUNet3DLib.networks.convolution import Conv3d, EnlargingConv3d
 
 CHANNELS_LAST = torch.channels_last_3d
 
@@ -44,6 +44,53 @@ def test_enlarging_convolves_the_enlarged_tensor(stride: tuple, kernel: tuple, s
     for part, exact in zip((*parts, layer.weight), plain, strict=True):
         longest = float(exact.grad.abs().max())
         torch.testing.assert_close(part.grad.float(), exact.grad, rtol=tolerance, atol=tolerance * longest)
+
+
+def test_a_network_that_has_segmented_first_can_be_trained():
+    layer = EnlargingConv3d(8, 4, (3, 3, 3), (2, 2, 4)).to(memory_format=CHANNELS_LAST)
+    parts = random_values(1, 3, 12, 12, 24), random_values(1, 5, 6, 6, 6)
+    with torch.inference_mode():
+        segmented = layer(parts)
+    found = layer(parts)
+    found.sum().backward()
+    assert torch.equal(found, segmented) and layer.weight.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3)])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("size", [(8, 8, 8), (5, 7, 7), (5, 9, 6), (3, 3, 3)])
+def test_small_images_in_float32_are_convolved_as_any(kernel: tuple, padded: bool, size: tuple):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = Conv3d(3, 4, kernel, padding=tuple(k // 2 for k in kernel) if padded else 0)
+    image = random_values(1, 3, *size).requires_grad_()
+    assert layer.is_left_to_torch(image) == torch.backends.mkldnn.is_available()
+    found = layer(image)
+    exact = [t.detach().double().requires_grad_() for t in (image, layer.weight, layer.bias)]
+    expected = F.conv3d(*exact, padding=layer.padding)
+    weights = random_values(*expected.shape, seed=1)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-5)
+    for part, other in zip((image, layer.weight, layer.bias), exact, strict=True):
+        torch.testing.assert_close(part.grad, other.grad.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_no_layer_of_a_planned_network_is_computed_by_torchs_slow_way(monkeypatch: pytest.MonkeyPatch):
+    chosen, convolve = [], F.conv3d
+
+    def look(x: torch.Tensor, weight: torch.Tensor, *args: object, **settings: object) -> torch.Tensor:
+        ones = (1, 1, 1)
+        backend = torch._C._select_conv_backend(x, weight, None, ones, ones, ones, False, (0, 0, 0), 1, None)
+        if tuple(weight.shape[2:]) != ones:  # such a kernel is a plain product
+            chosen.append(str(backend))
+        return convolve(x, weight, *args, **settings)
+
+    monkeypatch.setattr(F, "conv3d", look)
+    network = AutoUNet(1, 2, ((2, 2, 2), (2, 2, 2)), ((3, 3, 3),) * 3, (16, 32, 64)).to(memory_format=CHANNELS_LAST)
+    network(random_values(1, 1, 24, 24, 24))
+    assert len(chosen) == 10 and set(chosen) == {"_ConvBackend.Mkldnn"}
 
 
 def test_the_planned_networks_weights_have_the_names_and_shapes_of_a_plain_one():
