@@ -29,7 +29,7 @@ class Conv3d(nn.Conv3d):
     A CPU computes in float32 where an axis is shorter than the kernel: there oneDNN's bfloat16 kernels read memory
     that nobody wrote. For two slices and a 3-wide kernel the gradient of the weights is garbage, for one slice and
     one channel the output is (seen with torch 2.13). In float32 torch computes a single image by itself where it is
-    small, two to ten times as slowly as oneDNN, to which it leaves two: so such an image is taken as two halves.
+    small, up to nine times as slowly as oneDNN, to which it leaves two: so such an image is taken as two halves.
 
     A GPU's matrix units take at least eight channels at a time and are busy with 64 and more only. A kernel that is
     three voxels wide along x can be one for pairs of neighbours instead: what are two voxels with c channels in memory
